@@ -1,0 +1,33 @@
+# hwbench: `make demo` shows it, `make test` checks it. Both make .venv first.
+PYTHON ?= python3
+# A plain `torch` from PyPI may pull several GB of CUDA; set TORCH to what gives a CPU build where you are,
+# e.g. make test TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --group test --editable '.[onnxruntime,openvino,torch,sklearn,nncf,images]'
+	$(BIN)/python -m pip install --quiet --no-deps tensorrt-cu13-bindings==11.4.0.106
+	touch $@
+
+demo: install
+	$(BIN)/hwbench demo --out results/demo --overwrite
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv dist build

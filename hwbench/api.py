@@ -1,0 +1,181 @@
+"""The Python API: `run` carries out a run, `Run` reads one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from hwbench.build import Build, Recipe, cache_home, make_build
+from hwbench.dataset import DataSpec, materialise, open_source
+from hwbench.errors import InputError
+from hwbench.export import parse_input
+from hwbench.model import Model
+from hwbench.profile import load_profile
+from hwbench.report.html import write_html
+from hwbench.report.junit import write_junit
+from hwbench.report.markdown import write_markdown
+from hwbench.report.pytest_benchmark import write_pytest_benchmark
+from hwbench.runner import Outcome, Progress, execute, prepare
+from hwbench.spec import RunSpec, make_spec
+from hwbench.store import RunDirectory
+from hwbench.table import Row, from_frame
+from hwbench.targets import open_target
+from hwbench.verdict import Verdict, exit_code
+
+DEFAULT_HOME = Path("results")
+
+
+class Run:
+    """A finished or interrupted run.
+
+    Args:
+        directory: Where it lies.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self.record: Mapping[str, Any] = directory.read()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a run directory.
+
+        Raises:
+            RunDirectoryError: There is no run, or a newer hwbench wrote it.
+        """
+        return cls(RunDirectory.open(Path(path)))
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self._directory.path
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """The measurement table, one row a figure (`hwbench.table`)."""
+        return self._directory.table()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The table's rows."""
+        return from_frame(self.table)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What every acceptance rule came to."""
+        return [Verdict(**verdict) for verdict in self.record["verdicts"]]
+
+    def exit_code(self, required: Sequence[str] = (), *, strict: bool = False) -> int:
+        """The exit code the command line would give: 0, 1, 3 or 4."""
+        return exit_code(self.verdicts, self.rows, required=required, strict=strict)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report; its ending says in which form: ``.html``, ``.md`` or ``.xml`` (JUnit).
+
+        Raises:
+            ValueError: Another ending.
+        """
+        file = Path(path)
+        if file.suffix not in WRITERS:
+            raise ValueError(f"{file}: a report ends in {', '.join(WRITERS)}")
+        return WRITERS[file.suffix](self.record, self.table, self.verdicts, file)
+
+    def report_all(self) -> list[Path]:
+        """Write every view into the run directory."""
+        return [self.report(self.path / name) for name in ("report.html", "report.md", "junit.xml")]
+
+
+Writer = Callable[[Mapping[str, Any], pl.DataFrame, Sequence[Verdict], Path], Path]
+WRITERS: dict[str, Writer] = {".html": write_html, ".md": write_markdown, ".xml": write_junit}
+
+
+def run(
+    model: str | Path,
+    *,
+    data: str | Path | Mapping[str, Any],
+    profiles: Sequence[str],
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
+    """Build a model for every profile and measure what each build keeps of it.
+
+    Args:
+        model: The ONNX file.
+        data: Evaluation data: a path, ``module:callable``, or a mapping with the fields of `hwbench.dataset.DataSpec`.
+        profiles: Names of shipped profiles, or paths of ``.toml`` files.
+        out: The run directory; default ``results/<model's name>``.
+        overwrite: Replace a run that is there.
+        resume: Go on with a run that is there.
+        progress: Who is told how it comes along.
+        settings: Further fields of `hwbench.spec.RunSpec`, e.g. ``studies=["accuracy"]``, ``seed=1``.
+
+    Raises:
+        InputError: Something that was given cannot be used.
+    """
+    spec = make_spec(model=str(model), data=as_data(data), profiles=list(profiles), **settings)
+    return run_spec(spec, out, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def run_spec(
+    spec: RunSpec, out: str | Path | None = None, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+) -> Run:
+    """Carry out a specification and write its reports; arguments and errors as in `run`."""
+    place = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem
+    with prepare(spec) as prepared:
+        outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress)
+    finished = Run(outcome.directory)
+    _write_benchmark(finished, outcome)
+    finished.report_all()
+    return finished
+
+
+def as_data(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Data as a specification states them."""
+    return dict(data) if isinstance(data, Mapping) else {"source": str(data)}
+
+
+def _write_benchmark(finished: Run, outcome: Outcome) -> None:
+    if outcome.timings:
+        timings: Mapping[str, np.ndarray[Any, Any]] = outcome.timings
+        write_pytest_benchmark(finished.record, timings, finished.path / "benchmark.json")
+
+
+def build_model(model: Path, profile: str, out: Path, *, calibration: str | None = None, shapes: Sequence[str] = ()) -> Build:
+    """Make the deployed ONNX of one profile.
+
+    Args:
+        model: The ONNX file.
+        profile: A profile's name or path.
+        out: Folder for ``model.onnx`` and ``manifest.json``; it must not hold a build yet.
+        calibration: Calibration data, where the profile's precision needs them.
+        shapes: Sizes of inputs with dynamic dimensions, ``name=1x3x224x224``, batch first.
+
+    Raises:
+        InputError: Something that was given cannot be used, or sizes or calibration data are missing.
+        UnavailableError: The model holds nothing that this precision applies to, or a package is missing.
+    """
+    opened, chosen = Model.open(model), load_profile(profile)
+    if (out / "manifest.json").exists():
+        raise InputError(f"{out}: holds a build; name another folder")
+    if chosen.precision.needs_calibration and calibration is None:
+        raise InputError(f"profile {chosen.name}: static int8 needs calibration data; give --calibration")
+    home = cache_home() / "work"
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
+        data = None
+        sizes: dict[str, Sequence[int]] = {given.name: given.shape[1:] for given in map(parse_input, shapes) if given.name}
+        if calibration is not None:
+            data = materialise(open_source(DataSpec(source=calibration)), opened.inputs, Path(folder), task=None)
+            data = replace(data, labels=None)
+            sizes = {name: file.shape[1:] for name, file in data.inputs.items()}
+        recipe = Recipe(opened, chosen.precision, sizes, data if chosen.precision.needs_calibration else None, "given")
+        return make_build(recipe, out, open_target("local").run)

@@ -1,0 +1,47 @@
+"""``hwbench backends``: what of each backend works on this machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from hwbench.cli.options import Json
+
+
+def command(as_json: Json = False) -> None:
+    """List the backends, what of them works here, and what would help where something does not."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = probe_all()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    table = Table("backend", "here", "devices", "versions", "what is missing, and what would help")
+    for name, one in found.items():
+        versions = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
+        missing = [f"{one['reason']}\n  {one['hint']}"] if not one["available"] else []
+        missing += [f"{device}: {hint}" for device, hint in one["hints"].items()]
+        table.add_row(name, "yes" if one["available"] else "no", ", ".join(one["devices"]), versions, escape("\n".join(missing)))
+    Console().print(table)
+
+
+def probe_all() -> dict[str, dict[str, Any]]:
+    """Backend to what its probe found, each in a worker of its own."""
+    from hwbench.backend import backends
+    from hwbench.targets import open_target
+    from hwbench.worker.protocol import Job, Limits
+
+    target, found = open_target("local"), {}
+    with tempfile.TemporaryDirectory() as work:
+        for name in backends.names():
+            job = Job("hwbench.worker.tasks.probe:run", backend=backends.reference(name), limits=Limits(timeout_s=120))
+            result = target.run(job, Path(work) / name)
+            ended = {"available": False, "reason": f"probing ended in {result.status}: {result.detail}", "hint": "", "versions": {}, "devices": [], "hints": {}}
+            found[name] = dict(result.data) if result.ok else ended
+    return found

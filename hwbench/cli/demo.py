@@ -1,0 +1,36 @@
+"""``hwbench demo``: the whole path on the embedded model and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwbench.cli.options import Json, Overwrite, Quiet, Resume
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run directory.")] = Path("results/demo"),
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run everything on the embedded model and data, with every shipped profile.
+
+    Exits with 0 when the run was carried out, whatever the verdicts.
+    """
+    from hwbench import demo
+    from hwbench.cli.run import carry_out, show
+    from hwbench.profile import profile_names
+    from hwbench.spec import make_spec
+
+    spec = make_spec(
+        "demo",
+        model=str(demo.MODEL),
+        data={"source": str(demo.DATA)},
+        calibration={"source": str(demo.CALIBRATION)},
+        profiles=profile_names(),
+    )
+    show(carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet), as_json=as_json)

@@ -1,0 +1,21 @@
+"""Options that several commands share, and how lists in them are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")]
+Require = Annotated[list[str] | None, typer.Option("--require", help="Exit with 3 unless this profile is available; may be repeated.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Unavailable profiles (exit 3) and inconclusive verdicts (exit 4) count.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """The items of a comma-separated option; None where it was not given."""
+    return None if text is None else [item.strip() for item in text.split(",") if item.strip()]

@@ -1,0 +1,55 @@
+"""``hwbench profiles``: list the shipped profiles, explain one, or print the schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from hwbench.cli.options import Json
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="A profile's name or path.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a profile file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the shipped profiles, explain one with every setting it ends up with, or print the JSON Schema."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hwbench.profile import load_profile, profile_names, profile_schema
+
+    if schema:
+        typer.echo(json.dumps(profile_schema(), indent=2))
+        return
+    if name is not None:
+        profile = load_profile(name)
+        content = {**profile.model_dump(mode="json", exclude_none=True), "options": profile.full_options}
+        if as_json:
+            typer.echo(json.dumps(content, indent=2))
+            return
+        table = Table("setting", "value", title=f"{profile.name}: {profile.summary}", title_justify="left")
+        for key, value in _flat(content):
+            table.add_row(key, value)
+        Console().print(table)
+        return
+    listed = [load_profile(known) for known in profile_names()]
+    if as_json:
+        typer.echo(json.dumps([{"name": one.name, "backend": one.backend, "format": one.precision.format, "summary": one.summary} for one in listed], indent=2))
+        return
+    table = Table("profile", "backend", "format", "summary")
+    for one in listed:
+        table.add_row(one.name, one.backend, one.precision.format, one.summary)
+    Console().print(table)
+
+
+def _flat(content: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        elif prefix or key not in ("name", "summary"):
+            found.append((f"{prefix}{key}", json.dumps(value)))
+    return found

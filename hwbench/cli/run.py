@@ -1,0 +1,97 @@
+"""``hwbench run``: build a model for every profile and measure what each build keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwbench.cli.options import Json, Out, Overwrite, Quiet, Require, Resume, Strict, listed
+
+if TYPE_CHECKING:
+    from hwbench.api import Run
+    from hwbench.spec import RunSpec
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="MODEL.onnx|SPEC.toml", help="A model, or a run specification.")],
+    data: Annotated[str | None, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")] = None,
+    profiles: Annotated[str | None, typer.Option(help="Profiles, by name or path, separated by commas.")] = None,
+    studies: Annotated[str | None, typer.Option(help="Studies, separated by commas; default: all.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
+    split_calibration: Annotated[float | None, typer.Option(help="Share of the data held out for calibration.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification, regression or embedding; default: told by the labels.")] = None,
+    metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    require: Require = None,
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a model for every profile and measure what each build keeps.
+
+    Exits with 0 where no acceptance rule fails, 1 where one fails or a job ended in error, 2 on bad input, 3 where a required
+    profile is unavailable, 4 where a verdict is inconclusive under --strict.
+    """
+    from hwbench.spec import load_spec, make_spec
+
+    given = {
+        "data": None if data is None else {"source": data},
+        "profiles": listed(profiles),
+        "studies": listed(studies),
+        "reference": reference,
+        "calibration": None if calibration is None else {"source": calibration},
+        "split_calibration": split_calibration,
+        "task": task,
+        "metric": metric,
+        "batch": batch,
+        "seed": seed,
+        "timeout_s": timeout,
+    }
+    flags = {key: value for key, value in given.items() if value is not None}
+    spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)
+    finished = carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet)
+    show(finished, as_json=as_json)
+    raise typer.Exit(finished.exit_code(require or [], strict=strict))
+
+
+def carry_out(spec: RunSpec, out: Path | None, *, overwrite: bool, resume: bool, quiet: bool) -> Run:
+    """Carry out a specification with live progress."""
+    from hwbench.api import run_spec
+    from hwbench.cli.progress import LiveProgress
+
+    with LiveProgress(quiet) as progress:
+        return run_spec(spec, out, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def show(run: Run, *, as_json: bool) -> None:
+    """Print a run's verdicts and comparison, or the whole as JSON."""
+    if as_json:
+        typer.echo(json.dumps(to_json(run), indent=2))
+        return
+    from rich.console import Console
+
+    from hwbench.report.terminal import comparison_table, verdict_table
+
+    console = Console()
+    console.print(comparison_table(run.record, run.table, run.verdicts))
+    console.print(verdict_table(run.record, run.table, run.verdicts))
+    console.print(f"report: {run.path / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def to_json(run: Run) -> dict[str, Any]:
+    """A run as one JSON object: ``run`` (run.json) and ``measurements`` (the table, infinities as null)."""
+    table = run.table
+    rows = [
+        {key: None if isinstance(value, float) and abs(value) == float("inf") else value for key, value in row.items()}
+        for row in table.to_dicts()
+    ]
+    return {"path": str(run.path), "run": dict(run.record), "measurements": rows}

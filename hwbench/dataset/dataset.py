@@ -1,0 +1,133 @@
+"""A data set that has been read and checked: ``.npy`` files named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from hwbench.dataset.source import row
+from hwbench.errors import DataError
+from hwbench.npy import Array, NpyFile, NpyWriter
+
+GATHER_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs, and labels where there are any, of n samples.
+
+    Attributes:
+        n: How many samples.
+        inputs: Model input to its file, ``[n, ...]``.
+        labels: The labels' file; None where there are none.
+        source: Where they came from, for people.
+    """
+
+    n: int
+    inputs: Mapping[str, NpyFile]
+    labels: NpyFile | None
+    source: str
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the whole content: equal data have equal keys wherever they came from."""
+        content = [
+            sorted((name, file.sha256) for name, file in self.inputs.items()),
+            self.labels.sha256 if self.labels else None,
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows ``start:stop`` of one input, copied."""
+        return self.inputs[name].rows(start, stop)
+
+    def labels_array(self) -> Array:
+        """All labels.
+
+        Raises:
+            DataError: There are none.
+        """
+        if self.labels is None:
+            raise DataError(f"{self.source}: there are no labels")
+        return self.labels.rows(0, self.n)
+
+    def check_labels(self, n_classes: int) -> None:
+        """Make sure that every label is a class of the model; without labels there is nothing to check.
+
+        Args:
+            n_classes: How many classes the model's output has.
+
+        Raises:
+            DataError: A label is not an integer from 0 to ``n_classes - 1``.
+        """
+        if self.labels is None:
+            return
+        labels = self.labels_array()
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise DataError(
+                f"{self.source}: labels are {labels.dtype} {list(labels.shape)}, not one class number a row"
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+        if len(wrong):
+            raise DataError(
+                f"{self.source}: {row(int(wrong[0]))}: label {labels[wrong[0]]} is not one of the model's classes "
+                f"0 to {n_classes - 1} ({len(wrong)} such rows)"
+            )
+
+    def subset(self, indices: Array) -> Dataset:
+        """The samples at ``indices``, in that order, as files beside these.
+
+        Args:
+            indices: Integers ``[k]`` from 0 to n - 1, k ≥ 1.
+
+        Raises:
+            DataError: There are none, or one is out of range.
+        """
+        chosen = np.asarray(indices)
+        if (
+            chosen.ndim != 1
+            or not len(chosen)
+            or chosen.dtype.kind not in "iu"
+            or chosen.min() < 0
+            or chosen.max() >= self.n
+        ):
+            raise DataError(f"{self.source}: a subset takes 1 or more row numbers from 0 to {self.n - 1}")
+        inputs = {name: _gather(file, chosen) for name, file in self.inputs.items()}
+        return replace(self, n=len(chosen), inputs=inputs, labels=self.labels and _gather(self.labels, chosen))
+
+    def split(self, size: int | float, seed: int) -> tuple[Dataset, Dataset]:
+        """Draw samples at random and hold them out; both parts keep the order of the data.
+
+        Args:
+            size: How many samples, or (a float below 1) which fraction.
+            seed: Seed of the draw.
+
+        Returns:
+            The samples drawn, and the rest.
+
+        Raises:
+            DataError: Nothing would be drawn, or nothing left.
+        """
+        count = round(size * self.n) if isinstance(size, float) else size
+        if not 0 < count < self.n:
+            raise DataError(
+                f"{self.source}: cannot hold {count} of {self.n} samples out; at least one must go and one stay"
+            )
+        drawn = np.zeros(self.n, bool)
+        drawn[np.random.default_rng(seed).choice(self.n, count, replace=False)] = True
+        return self.subset(np.flatnonzero(drawn)), self.subset(np.flatnonzero(~drawn))
+
+
+def _gather(file: NpyFile, indices: Array) -> NpyFile:
+    with ExitStack() as stack:
+        writer = stack.enter_context(NpyWriter(file.path.parent, np.dtype(file.dtype), file.shape[1:]))
+        for start in range(0, len(indices), GATHER_ROWS):
+            mapped = np.load(file.path, mmap_mode="r", allow_pickle=False)  # anew each time: resident memory stays flat
+            writer.append(np.array(mapped[indices[start : start + GATHER_ROWS]]))
+        return writer.close()

@@ -1,0 +1,222 @@
+"""From a source to a `Dataset`: one pass over the data that checks, casts, hashes and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwbench.dataset.dataset import Dataset
+from hwbench.dataset.source import Source, row
+from hwbench.errors import DataError
+from hwbench.npy import Array, NpyFile, NpyWriter, TensorLike
+
+BATCH_ROWS = 128
+STORABLE = frozenset(
+    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
+)
+
+
+def materialise(source: Source, inputs: Sequence[TensorLike], folder: Path, *, task: str | None) -> Dataset:
+    """Read a source once, check every value, and write it as content-addressed ``.npy`` files.
+
+    Args:
+        source: Where the data come from.
+        inputs: The model's inputs. Their first dimension is the batch and is not held against the data.
+        folder: Where to write; made if it is missing.
+        task: The task, which says what labels may be; None to take integers and floats as they are.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The data are empty, damaged, or do not fit the model; the message names file, array and row.
+    """
+    columns = source.resolve([spec.name for spec in inputs])
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        sinks = [_InputSink(spec, source, columns[spec.name], folder, stack) for spec in inputs]
+        labels = _LabelSink(source, task, folder, stack)
+        n = 0
+        for arrays, given in source.batches(BATCH_ROWS, list(dict.fromkeys(columns.values()))):
+            for sink in sinks:
+                sink.add(arrays[sink.column], n)
+            labels.add(given, n)
+            n += len(next(iter(arrays.values())))
+        if not n:
+            raise DataError(f"{source.origin}: empty; there is not one sample to evaluate")
+        return Dataset(n, {sink.spec.name: sink.close() for sink in sinks}, labels.close(), source.origin)
+
+
+class _InputSink:
+    """Checks and writes what one model input is fed from."""
+
+    def __init__(self, spec: TensorLike, source: Source, column: str, folder: Path, stack: ExitStack) -> None:
+        self.spec = spec
+        self.column = column
+        self._where = f"{source.origin}: {source.describe(column)} for input {spec.name!r}"
+        self._source = source
+        self._folder = folder
+        self._stack = stack
+        self._writer: NpyWriter | None = None
+        if spec.dtype not in STORABLE:
+            raise DataError(
+                f"{self._where}: the model takes {spec.dtype}, which data files cannot hold; give it a float32 input"
+            )
+        if not spec.shape:
+            raise DataError(f"{self._where}: the model takes a single number, which cannot hold one row a sample")
+        self._cast = _Cast(np.dtype(spec.dtype), source.loose, source.scaled)
+
+    def add(self, values: Array, start: int) -> None:
+        if not len(values):
+            return
+        if self._source.loose and values.ndim == 1 and len(self.spec.shape) == 2:
+            values = values[:, None]
+        self._check_shape(values.shape[1:], start)
+        _check_finite(values, self._where, start)
+        cast = self._cast(values, self._where, start)
+        if self._writer is None:
+            self._writer = self._stack.enter_context(NpyWriter(self._folder, cast.dtype, cast.shape[1:]))
+        self._writer.append(cast)
+
+    def close(self) -> NpyFile:
+        if self._writer is None:
+            raise DataError(f"{self._where}: empty")
+        return self._writer.close()
+
+    def _check_shape(self, got: tuple[int, ...], start: int) -> None:
+        want = self.spec.shape[1:]
+        fits = len(want) == len(got) and all(a in (None, b) for a, b in zip(want, got, strict=True))
+        if not fits:
+            free = ["?" if size is None else size for size in want]
+            hint = ""
+            if len(want) > 1 and None not in want and sorted(got) == sorted(filter(None, want)):
+                hint = "; the same sizes in another order: transpose the data, or correct preprocess.layout"
+            shape = f"[{', '.join(map(str, free))}]"
+            raise DataError(
+                f"{self._where}: {row(start)}: a sample has shape {list(got)}, the model takes {shape}{hint}"
+            )
+        if self._writer is not None and self._writer.row_shape != got:
+            raise DataError(
+                f"{self._where}: {row(start)}: shape {list(got)} after {list(self._writer.row_shape)}; "
+                "all samples must have one shape: pad or resize them"
+            )
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Turns data into the element type a model takes, where that is safe."""
+
+    want: np.dtype[Any]
+    loose: bool
+    scaled: bool
+
+    def __call__(self, values: Array, where: str, start: int) -> Array:
+        have, want = values.dtype, self.want
+        if have.newbyteorder("=") == want:
+            return values.astype(want, copy=False)
+        if have.kind == "f" and want.kind == "f":
+            return self._narrowed(values, where, start)
+        if have.kind in "iu" and want.kind in "iu":
+            return self._within(values, where, start)
+        if have.kind in "iub" and want.kind == "f" and (self.loose or (have == np.uint8 and self.scaled)):
+            return values.astype(want)
+        if have.kind == "f" and want.kind in "iu" and self.loose:
+            fraction = values != np.floor(values)
+            if fraction.any():
+                at, value = _first(fraction, values)
+                raise DataError(f"{where}: {row(start + at)}: {value} is not an integer, and the model takes {want}")
+            return self._within(values, where, start)
+        if have == np.uint8 and want.kind == "f":
+            advice = "say what a step is worth: preprocess = { scale = 0.00392157 } for 0…1, scale = 1 for 0…255"
+        elif have.kind == "f" and want == np.uint8:
+            advice = "give the stored bytes (for images: preprocess = { scale = 1 }, no mean, no std)"
+        else:
+            advice = f"save them as {want}"
+        raise DataError(f"{where}: the data are {have}, the model takes {want}; {advice}")
+
+    def _narrowed(self, values: Array, where: str, start: int) -> Array:
+        with np.errstate(over="ignore"):
+            cast = values.astype(self.want)
+        if not np.isfinite(cast).all():
+            at, value = _first(~np.isfinite(cast), values)
+            raise DataError(f"{where}: {row(start + at)}: {value} is too large for {self.want}")
+        return cast
+
+    def _within(self, values: Array, where: str, start: int) -> Array:
+        limits = np.iinfo(self.want)
+        # Python's integers compare exactly where a mixture of signed and unsigned would not.
+        if int(values.min(initial=0)) < limits.min or int(values.max(initial=0)) > limits.max:
+            outside = np.array([not limits.min <= int(value) <= limits.max for value in values.ravel()])
+            at, value = _first(outside.reshape(values.shape), values)
+            raise DataError(
+                f"{where}: {row(start + at)}: {value} does not fit {self.want} ({limits.min} to {limits.max})"
+            )
+        return values.astype(self.want)
+
+
+class _LabelSink:
+    """Checks and writes the labels: int64 ``[n]`` for classes, floats as they are."""
+
+    def __init__(self, source: Source, task: str | None, folder: Path, stack: ExitStack) -> None:
+        self._where = f"{source.origin}: labels"
+        self._task = task
+        self._folder = folder
+        self._stack = stack
+        self._writer: NpyWriter | None = None
+
+    def add(self, values: Array | None, start: int) -> None:
+        if (values is None) != (self._writer is None) and start:
+            raise DataError(f"{self._where}: {row(start)}: some batches have labels and some do not")
+        if values is None or not len(values):
+            return
+        _check_finite(values, self._where, start)
+        if values.shape[1:] == (1,) and values.dtype.kind in "iub":
+            values = values[:, 0]
+        labels = self._classes(values, start) if self._task == "classification" else self._numbers(values)
+        if self._writer is None:
+            self._writer = self._stack.enter_context(NpyWriter(self._folder, labels.dtype, labels.shape[1:]))
+        if (labels.dtype, labels.shape[1:]) != (self._writer.dtype, self._writer.row_shape):
+            raise DataError(
+                f"{self._where}: {row(start)}: {labels.dtype} {list(labels.shape[1:])} after {self._writer.dtype} "
+                f"{list(self._writer.row_shape)}; all labels must be of one type and shape"
+            )
+        self._writer.append(labels)
+
+    def close(self) -> NpyFile | None:
+        return None if self._writer is None else self._writer.close()
+
+    def _classes(self, values: Array, start: int) -> Array:
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 1:
+            raise DataError(
+                f"{self._where}: shape {list(values.shape[1:])} a row, but classification takes one class number; "
+                "turn one-hot labels into numbers with argmax"
+            )
+        wrong = (values != np.floor(values)) | (values < 0) if values.dtype.kind == "f" else values < 0
+        if wrong.any():
+            at, value = _first(wrong, values)
+            raise DataError(f"{self._where}: {row(start + at)}: {value} is not a class number (0, 1, 2, …)")
+        return values.astype(np.int64)
+
+    def _numbers(self, values: Array) -> Array:
+        if self._task == "regression":
+            return values.astype(np.float64)
+        return values.astype(np.int64 if values.dtype.kind in "iub" else values.dtype.newbyteorder("="), copy=False)
+
+
+def _check_finite(values: Array, where: str, start: int) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        at, value = _first(~np.isfinite(values), values)
+        raise DataError(f"{where}: {row(start + at)}: holds {value}; remove the sample or fill the gap")
+
+
+def _first(wrong: Array, values: Array) -> tuple[int, Any]:
+    """The first row that holds something wrong, and the value."""
+    at = tuple(int(part[0]) for part in np.nonzero(wrong))
+    return at[0], values[at]

@@ -1,0 +1,1 @@
+"""Faults in stored numbers: bit operations, random error sets."""

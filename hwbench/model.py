@@ -1,0 +1,241 @@
+"""ONNX files: opening them safely, describing them, and normalizing their graph so that every backend can read it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import PassBase, Sequential, common
+
+from hwbench.backend import TensorSpec
+from hwbench.errors import ModelError
+
+# What the oldest runtime a target may run reads: ONNX Runtime 1.26, the newest that works on an emulated Arm core.
+MAX_IR_VERSION = 10
+MAX_OPSET = 21
+# Below this a scale per channel cannot be written (DequantizeLinear's axis).
+MIN_OPSET = 13
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX file that can be opened safely.
+
+    Attributes:
+        path: The file.
+        sha256: Over the file and its external data.
+        inputs: What must be fed; initializers are not inputs.
+        outputs: What comes out; the first is the one that accuracy is measured on.
+        nodes: How many nodes the main graph has.
+        parameters: How many numbers its initializers hold.
+        bytes: Size of the file and its external data.
+    """
+
+    path: Path
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: int
+    parameters: int
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @cached_property
+    def batch(self) -> int | None:
+        """The batch size the graph is fixed to; None if it takes any."""
+        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @classmethod
+    def open(cls, path: Path) -> Model:
+        """Open and check a model.
+
+        Raises:
+            ModelError: The file is missing, not ONNX, damaged, or refers to data outside its folder.
+        """
+        proto = read_proto(path)
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        files = [path, *external_files(proto, path)]
+        digest = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return cls(
+            path=path,
+            sha256=digest.hexdigest(),
+            inputs=tuple(_spec(value, path) for value in proto.graph.input if value.name not in stored),
+            outputs=tuple(_spec(value, path) for value in proto.graph.output),
+            nodes=len(proto.graph.node),
+            parameters=sum(_elements(tensor) for tensor in proto.graph.initializer),
+            bytes=sum(file.stat().st_size for file in files),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the model."""
+        return {
+            "name": self.name,
+            "file": self.path.name,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "nodes": self.nodes,
+            "parameters": self.parameters,
+            "inputs": [vars(spec) for spec in self.inputs],
+            "outputs": [vars(spec) for spec in self.outputs],
+        }
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parse a model without its external data, after checking that those lie inside its folder.
+
+    Raises:
+        ModelError: The file is missing, not ONNX, or refers to data outside its folder.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file")
+    try:
+        proto = onnx.load(path, load_external_data=False, format="protobuf")
+    except Exception as error:  # protobuf's DecodeError has no public home; anything it raises means the same
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one: {_first_line(error)}") from None
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{path}: not an ONNX file, or one without a graph")
+    external_files(proto, path)
+    return proto
+
+
+def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    """The external data files of a model, each inside the model's folder.
+
+    Raises:
+        ModelError: A location is absolute, leads outside the folder (by ``..`` or a link), or is missing.
+    """
+    folder = path.parent.resolve()
+    found: dict[Path, None] = {}
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        file = (folder / location).resolve()
+        if Path(location).is_absolute() or not file.is_relative_to(folder):
+            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, outside the model's folder; refused")
+        if not file.is_file():
+            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is missing")
+        found[file] = None
+    return list(found)
+
+
+def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]], pin: bool = True) -> None:
+    """Write a model in the form builds are made from.
+
+    Constant nodes become initializers, dimensions other than the batch are fixed, every node has a name, and IR version and
+    opset are brought to what the oldest target's runtime reads.
+
+    Args:
+        source: The model.
+        target: Where to write it.
+        shapes: Input name to the shape of one sample (without the batch).
+        pin: Whether opset and IR version may be changed; False for a build that is measured as it stands.
+
+    Raises:
+        ModelError: The opset cannot be converted.
+    """
+    model = ir.load(source)
+    fix_dimensions(model, shapes)
+    passes: list[PassBase] = [
+        common.RemoveInitializersFromInputsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ]
+    Sequential(*passes)(model)
+    proto = ir.to_proto(model)
+    save(_pin(proto, source) if pin else proto, target)
+
+
+def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fix every input dimension but the batch to the data's, and drop shapes inferred for other sizes.
+
+    Raises:
+        ModelError: A size is needed and not given.
+    """
+    fixed: dict[str, int] = {}
+    for value in model.graph.inputs:
+        if value.shape is None or not len(value.shape):
+            continue
+        sample = shapes.get(str(value.name))
+        for index, dimension in enumerate(value.shape):
+            if index == 0 or isinstance(dimension, int):
+                continue
+            if sample is None or len(sample) <= index - 1:
+                raise ModelError(
+                    f"input {value.name!r} has a dynamic dimension {index} ({dimension}) without a size; "
+                    f"give data, or --shape {value.name}=..."
+                )
+            size = int(sample[index - 1])
+            if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
+                if fixed.setdefault(dimension.value, size) != size:
+                    raise ModelError(f"dimension {dimension.value!r} is {fixed[dimension.value]} in one input and {size} in {value.name!r}")
+            value.shape[index] = size
+    for value in model.graph.outputs:
+        for index, dimension in enumerate(value.shape or ()):
+            if isinstance(dimension, ir.SymbolicDim) and dimension.value in fixed and value.shape is not None:
+                value.shape[index] = fixed[dimension.value]
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Save as one file, or with one external data file beside it where protobuf's 2 GiB do not suffice."""
+    external = proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF
+    onnx.save_model(proto, str(path), save_as_external_data=external, location=f"{path.name}.data" if external else None)
+
+
+def _pin(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    proto.ir_version = min(proto.ir_version, MAX_IR_VERSION)
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), MAX_OPSET)
+    wanted = min(max(version, MIN_OPSET), MAX_OPSET)
+    if wanted == version:
+        return proto
+    try:
+        converted = onnx.version_converter.convert_version(proto, wanted)
+    except Exception as error:  # the converter is C++ and raises bare RuntimeErrors of its own making
+        raise ModelError(
+            f"{source}: opset {version} cannot be converted to {wanted}, which the deployment runtimes read; "
+            f"export the model with opset {MAX_OPSET} or lower ({_first_line(error)})"
+        ) from None
+    converted.ir_version = proto.ir_version
+    return converted
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"{path}: {value.name!r} is not a tensor; sequences, maps and optional values are not supported")
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, dtype.name, shape)
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]

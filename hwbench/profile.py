@@ -1,0 +1,246 @@
+"""Profiles: TOML files that name a deployment target, validated with the key path in every message."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from hwbench.backend import backends
+from hwbench.errors import ProfileError, UnknownNameError
+
+Format = Literal["fp32", "fp16", "bf16", "int8", "int4", "as-is"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(_Section):
+    """How activation ranges are found."""
+
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    samples: int = Field(256, gt=0, description="inputs used, at most")
+    percentile: float = Field(99.99, gt=50, le=100, description="for method = 'percentile'")
+
+
+class Precision(_Section):
+    """What numbers the build holds."""
+
+    format: Format = "fp32"
+    quantizer: Literal["onnxruntime", "nncf"] = "onnxruntime"
+    dynamic: bool = Field(False, description="int8 only: activation ranges computed at run time; no calibration")
+    activations: Literal["u8", "s8"] = Field("u8", description="s8 is symmetric")
+    weights: Literal["u8", "s8"] = "s8"
+    per_channel: bool = True
+    reduce_range: bool = Field(False, description="7-bit weights, safe on x86 without VNNI")
+    quantize_bias: bool = Field(True, description="biases as int32; TensorRT wants them left in float")
+    block_size: int = Field(32, ge=16, description="int4 only: weights per scale, a power of two")
+    calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Precision:
+        if self.dynamic and self.format != "int8":
+            raise ValueError("dynamic = true goes with format = 'int8' only")
+        if self.dynamic and self.quantizer != "onnxruntime":
+            raise ValueError("dynamic = true is a mode of quantizer = 'onnxruntime'")
+        if self.quantizer == "nncf" and self.format != "int8":
+            raise ValueError("quantizer = 'nncf' goes with format = 'int8' only")
+        if self.block_size & (self.block_size - 1):
+            raise ValueError("block_size must be a power of two")
+        return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether making this build takes calibration data."""
+        return self.format == "int8" and not self.dynamic
+
+
+class TargetSpec(_Section):
+    """The machine a build runs on."""
+
+    kind: Literal["local"] = "local"
+    memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
+    cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
+
+
+class Accept(_Section):
+    """Acceptance rules; every one that is set becomes a verdict."""
+
+    max_accuracy_drop: float | None = Field(None, description="loss of the primary metric against the reference")
+    min_accuracy: float | None = Field(None, description="of the primary metric, where higher is better")
+    min_top1_agreement: float | None = None
+    min_sqnr_db: float | None = None
+    max_p50_ms: float | None = None
+    max_p90_ms: float | None = None
+    max_p99_ms: float | None = None
+    min_samples_per_s: float | None = None
+    max_peak_mib: float | None = None
+    max_model_mib: float | None = None
+    min_tolerated_ber: float | None = None
+    max_sdc_rate: float | None = Field(None, description="of single stored-bit faults")
+    max_due_rate: float | None = Field(None, description="of single stored-bit faults")
+    as_asked: bool = Field(True, description="fail where a node silently ran elsewhere or in another precision")
+
+
+class Profile(_Section):
+    """A deployment target: backend, precision, options, machine, limits, acceptance."""
+
+    name: str = Field("", description="set from the file's name")
+    summary: str = ""
+    backend: str
+    precision: Precision = Precision()
+    options: dict[str, Any] = Field(default_factory=dict, description="the backend's own schema")
+    target: TargetSpec = TargetSpec()
+    accept: Accept = Accept()
+
+    @cached_property
+    def full_options(self) -> dict[str, Any]:
+        """The backend's options with its defaults filled in, as JSON values.
+
+        Raises:
+            ProfileError: An option is unknown or has a wrong value.
+        """
+        options_type = backends.get(self.backend).options_type
+        adapter: TypeAdapter[Any] = TypeAdapter(options_type)
+        try:
+            options: dict[str, Any] = adapter.dump_python(adapter.validate_python(self.options), mode="json")
+        except ValidationError as error:
+            known = [f"options.{field.name}" for field in fields(options_type)]
+            raise ProfileError(_explain(self.name, error, ("options",), known)) from None
+        return options
+
+
+def load_profile(name: str) -> Profile:
+    """Load a shipped profile by name, or a user's by path (``*.toml``).
+
+    Args:
+        name: A name that `profile_names` lists, or a path.
+
+    Raises:
+        UnknownNameError: No profile of that name.
+        ProfileError: The file is missing, not TOML, or does not validate.
+    """
+    content, label = _read(name, seen=())
+    try:
+        profile = Profile.model_validate({**content, "name": label})
+    except ValidationError as error:
+        raise ProfileError(_explain(name, error)) from None
+    try:
+        backends.reference(profile.backend)
+    except UnknownNameError as error:
+        raise ProfileError(f"profile {name}: backend: {error}") from None
+    _contradictions(profile)
+    _ = profile.full_options
+    return profile
+
+
+def profile_names() -> list[str]:
+    """The names of the shipped profiles."""
+    return sorted(path.name.removesuffix(".toml") for path in _home().iterdir() if path.name.endswith(".toml"))
+
+
+def profile_schema() -> dict[str, Any]:
+    """The JSON Schema of a profile file, for editors."""
+    schema = Profile.model_json_schema()
+    schema["properties"].pop("name")
+    schema["properties"]["extend"] = {"type": "string", "description": "a profile's name or path that this one changes"}
+    schema["properties"]["backend"]["enum"] = backends.names()
+    schema.pop("required", None)  # a profile that extends another may leave anything out
+    schema["title"] = "hwbench profile"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    options = {}
+    for name in backends.names():
+        options[name] = TypeAdapter(backends.get(name).options_type).json_schema()
+    schema["properties"]["options"]["anyOf"] = list(options.values())
+    return schema
+
+
+def _home() -> Any:
+    packaged = files("hwbench").joinpath("_profiles")
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "profiles"
+
+
+def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    if name in seen:
+        raise ProfileError(f"profile {name}: extends itself ({' -> '.join((*seen, name))})")
+    text, label = _text(name)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"profile {name}: not valid TOML: {error}") from None
+    parent = content.pop("extend", None)
+    if parent is not None:
+        if not isinstance(parent, str):
+            raise ProfileError(f"profile {name}: extend: takes one profile's name or path, not {parent!r}")
+        beside = Path(name).parent / parent if name.endswith(".toml") else None
+        base, _ = _read(str(beside) if beside is not None and beside.is_file() else parent, (*seen, name))
+        content = _merge(base, content)
+    return content, label
+
+
+def _text(name: str) -> tuple[str, str]:
+    if name.endswith(".toml"):
+        path = Path(name)
+        try:
+            return path.read_text(encoding="utf-8"), path.stem
+        except OSError as error:
+            raise ProfileError(f"profile {name}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ProfileError(f"profile {name}: not a text file") from None
+    if name not in profile_names():
+        raise UnknownNameError("profile", name, profile_names())
+    text: str = _home().joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return text, name
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    if "backend" in change and change["backend"] != base.get("backend") and "options" not in change:
+        merged.pop("options", None)  # another backend's options would only be refused
+    return merged
+
+
+def _contradictions(profile: Profile) -> None:
+    precision = profile.precision
+    if profile.backend == "tensorrt" and precision.format == "int8":
+        if precision.dynamic:
+            raise ProfileError(f"profile {profile.name}: precision.dynamic: TensorRT takes static QDQ only; set dynamic = false")
+        if precision.activations != "s8" or precision.weights != "s8":
+            raise ProfileError(
+                f"profile {profile.name}: precision.activations = {precision.activations!r}: TensorRT's int8 is symmetric; "
+                "set activations = 's8' and weights = 's8'"
+            )
+
+
+def _explain(name: str, error: ValidationError, at: tuple[str, ...] = (), keys: Sequence[str] = ()) -> str:
+    """One line per problem: key path, what is wrong, what is allowed, what was given."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in (*at, *problem["loc"])) or "profile"
+        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            known = keys or _keys_at(tuple(str(part) for part in problem["loc"][:-1]))
+            lines.append(str(UnknownNameError("key", path, known)))
+        elif problem["type"] == "missing":
+            lines.append(f"{path}: missing")
+        else:
+            lines.append(f"{path}: {problem['msg']}, not {json.dumps(problem['input'], default=str)}")
+    return f"profile {name}: " + "; ".join(lines)
+
+
+def _keys_at(path: tuple[str, ...]) -> list[str]:
+    model: Any = Profile
+    for part in path:
+        model = model.model_fields[part].annotation
+    prefix = "".join(f"{part}." for part in path)
+    return [f"{prefix}{key}" for key in model.model_fields if key != "name"]

@@ -1,0 +1,274 @@
+"""Makes the deployed ONNX of a build from a model: folding, quantizing, converting. Runs in a worker of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from hwbench.errors import UnavailableError, UnsupportedError
+from hwbench.graph import asked_precisions
+from hwbench.model import normalize, read_proto, save
+from hwbench.npy import rows
+from hwbench.profile import Precision
+from hwbench.worker.protocol import JobContext
+
+_BATCH = 16
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Task: make a build's ``model.onnx`` in the job's folder.
+
+    Params: ``model`` (path), ``precision`` (a profile's section), ``shapes`` (input to sample shape), ``calibration`` (input to
+    ``.npy`` path; empty if the precision needs none).
+
+    Returns:
+        ``contents``: what the deployed file holds, see `contents`.
+    """
+    precision = Precision.model_validate(job.params["precision"])
+    source, target = Path(job.params["model"]), job.folder / "model.onnx"
+    if precision.format == "as-is":
+        normalize(source, target, shapes=job.params["shapes"], pin=False)
+        return {"contents": contents(target)}
+    plain, folded = job.folder / "plain.onnx", job.folder / "folded.onnx"
+    normalize(source, plain, shapes=job.params["shapes"])
+    _fold(plain, folded)
+    feeds = _Calibration(job.params["calibration"], precision.calibration.samples, folded)
+    _maker(precision)(folded, target, precision, feeds)
+    for leftover in job.folder.glob("*.onnx*"):
+        if not leftover.name.startswith("model.onnx"):
+            leftover.unlink()
+    made = contents(target)
+    _require_effect(precision, made)
+    return {"contents": made}
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a deployed ONNX file holds.
+
+    Returns:
+        ``stored``: element type to number of stored elements; ``compute``: format to how many of the operators that multiply
+        are asked to compute in it; ``bytes``; ``opset``; ``ir_version``.
+    """
+    proto = read_proto(path)
+    stored: Counter[str] = Counter()
+    for tensor in proto.graph.initializer:
+        stored[TensorProto.DataType.Name(tensor.data_type).lower()] += int(np.prod(tensor.dims, dtype=np.int64))
+    return {
+        "stored": dict(stored),
+        "compute": dict(Counter(asked_precisions(path).values())),
+        "bytes": sum(file.stat().st_size for file in path.parent.glob("model.onnx*")),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        "ir_version": proto.ir_version,
+    }
+
+
+def quantizer_versions(precision: Precision) -> dict[str, str]:
+    """Packages whose versions decide what a build of this precision holds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = ["onnx", "onnx-ir"]
+    if precision.format != "as-is":
+        names.append("onnxruntime")
+    if precision.quantizer == "nncf":
+        names.append("nncf")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+class _Calibration:
+    """Calibration inputs in batches, in the form ONNX Runtime's quantizer reads them."""
+
+    def __init__(self, files: Mapping[str, str], samples: int, model: Path) -> None:
+        self._files = {name: Path(file) for name, file in files.items()}
+        self._n = min((len(np.load(file, mmap_mode="r")) for file in self._files.values()), default=0)
+        self._n = min(self._n, samples)
+        fixed = {value.type.tensor_type.shape.dim[0].dim_value for value in read_proto(model).graph.input if value.type.tensor_type.shape.dim}
+        self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else _BATCH
+        self._batches = self.batches()
+
+    def batches(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        """Whole batches only: a fixed graph takes no smaller one; a set smaller than one batch is repeated to fill it."""
+        for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
+            chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
+            yield {name: np.resize(value, (self.batch, *value.shape[1:])) for name, value in chosen.items()}
+
+    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+        """The next batch; None at the end."""
+        return next(self._batches, None)
+
+
+Maker = Callable[[Path, Path, Precision, _Calibration], None]
+
+
+def _maker(precision: Precision) -> Maker:
+    if precision.format == "int8":
+        if precision.quantizer == "nncf":
+            return _int8_nncf
+        return _int8_dynamic if precision.dynamic else _int8_static
+    return {"fp32": _fp32, "fp16": _fp16, "bf16": _bf16, "int4": _int4}[precision.format]
+
+
+def _fold(source: Path, target: Path) -> None:
+    """Fold constants and batch normalizations, with ONNX Runtime's own quantization pre-processing (basic optimizations)."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    large = onnx.load(source, load_external_data=False).ByteSize() != source.stat().st_size
+    try:
+        # The symbolic pass is left out: it needs sympy, and the dimensions are fixed by now.
+        quant_pre_process(source, target, skip_symbolic_shape=True, save_as_external_data=large)
+    except Exception as error:  # ONNX Runtime's exceptions have no common public base
+        raise UnsupportedError(f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}") from error
+
+
+def _fp32(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+    save(onnx.load(source), target)
+
+
+def _int8_static(source: Path, target: Path, precision: Precision, feeds: _Calibration) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    kinds = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    with _quiet():
+        quantize_static(
+            source,
+            target,
+            feeds,
+            quant_format=QuantFormat.QDQ,
+            per_channel=precision.per_channel,
+            reduce_range=precision.reduce_range,
+            activation_type=kinds[precision.activations],
+            weight_type=kinds[precision.weights],
+            calibrate_method=methods[precision.calibration.method],
+            extra_options={
+                "ActivationSymmetric": precision.activations == "s8",
+                "WeightSymmetric": precision.weights == "s8",
+                "QuantizeBias": precision.quantize_bias,
+                "CalibPercentile": precision.calibration.percentile,
+            },
+        )
+
+
+def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: _Calibration) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    kinds = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
+    with _quiet():
+        quantize_dynamic(
+            source,
+            target,
+            per_channel=precision.per_channel,
+            reduce_range=precision.reduce_range,
+            weight_type=kinds[precision.weights],
+        )
+
+
+def _int8_nncf(source: Path, target: Path, precision: Precision, feeds: _Calibration) -> None:
+    try:
+        import nncf
+    except ImportError as error:
+        raise UnavailableError("quantizer = 'nncf' needs the package nncf", "pip install 'hwbench-ml[nncf]'") from error
+    symmetric = precision.activations == "s8"
+    overflow = nncf.OverflowFix.ENABLE if precision.reduce_range else nncf.OverflowFix.DISABLE
+    batches = list(feeds.batches())
+    model = nncf.quantize(
+        onnx.load(source),
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
+        subset_size=len(batches),
+        target_device=nncf.TargetDevice.CPU,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
+    )
+    save(model, target)
+
+
+def _int4(source: Path, target: Path, precision: Precision, _feeds: _Calibration) -> None:
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    # QDQ, so that the file holds real int4 elements in standard ONNX; runtimes fuse them into their own block kernels.
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=precision.block_size, is_symmetric=True, quant_format=QuantFormat.QDQ, op_types_to_quantize=("MatMul",)
+    )
+    model = onnx.load(source)
+    version = next(entry for entry in model.opset_import if entry.domain == "")
+    if version.version < 21:  # the first opset with int4
+        model = onnx.version_converter.convert_version(model, 21)
+    with _quiet():
+        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=precision.block_size, is_symmetric=True, algo_config=config)
+        quantizer.process()
+    made: onnx.ModelProto = quantizer.model.model
+    made.ir_version = max(made.ir_version, 10)
+    save(made, target)
+
+
+def _fp16(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+    save(_half(onnx.load(source)), target)
+
+
+def _bf16(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+    """The float16 conversion's graph, with bfloat16 in place of float16 and weights rounded once, from float32."""
+    original = onnx.load(source)
+    weights = {tensor.name: tensor for tensor in original.graph.initializer}
+    model = _half(original)
+    graph = model.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            exact = onnx.numpy_helper.to_array(weights.get(tensor.name, tensor)).astype(np.float32)
+            bf16 = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(exact.astype(bf16), tensor.name))
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.BFLOAT16
+    save(model, target)
+
+
+def _half(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+    return converted
+
+
+def _require_effect(precision: Precision, made: Mapping[str, Any]) -> None:
+    """A build that asked for small numbers and holds none of them is no build of that precision."""
+    stored, compute = made["stored"], made["compute"]
+    wanted = {
+        "int8": compute.get("int8", 0),
+        "int4": stored.get("int4", 0) + stored.get("uint4", 0),
+        "fp16": stored.get("float16", 0),
+        "bf16": stored.get("bfloat16", 0),
+    }
+    if not wanted.get(precision.format, 1):
+        raise UnavailableError(f"nothing to quantize: no operator of this model takes {precision.format}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantizers' advice about pre-processing, which has been done, out of the job's log."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,117 @@
+"""Where a run's figures come from: model, data, host, versions, and how each figure was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hwbench.report.blocks import Cell, Table
+from hwbench.report.format import exact, number, size, study_title, when
+from hwbench.report.view import View
+
+METHODS = {
+    "accuracy": "Evaluated in full on the given data. The drop is the paired difference to the reference on the same "
+    "inputs, with its interval; McNemar's p-value is exact.",
+    "fidelity": "The build's outputs against the reference model's on the same inputs. A layer's error includes what "
+    "it inherits from the layers before it.",
+    "coverage": "Each ONNX node's device and precision as the runtime reports them after compiling, against what the "
+    "profile asked for.",
+    "latency": "One inference at a time with inputs bound, in a process of its own, after warming up until steady. "
+    "Quantiles carry order-statistic intervals.",
+    "throughput": "Batch sizes and thread counts are swept; the best point is named.",
+    "memory": "Peak of the whole process tree, anonymous and file-backed memory apart. A cap is enforced by the "
+    "operating system.",
+    "bit_flips": "Each stored bit has one uniform number per draw and flips where that lies below the rate, so that "
+    "error sets are nested and shared between profiles. Intervals are bootstrapped over draws and inputs.",
+    "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped; the same draw serves every "
+    "strength and build.",
+}
+_GENERAL = (
+    "Verdicts",
+    "A rule passes if the whole interval is inside its limit, fails if the whole interval is outside, and is "
+    "inconclusive if the interval straddles it. Without a figure it is unavailable.",
+)
+
+
+def methods(view: View) -> list[tuple[str, str]]:
+    """How the figures of this run were measured, one sentence or two per study."""
+    return [_GENERAL, *((study_title(study), METHODS[study]) for study in view.studies if study in METHODS)]
+
+
+def model_facts(view: View) -> list[tuple[str, str]]:
+    """The model: file, hash, size, inputs and outputs."""
+    model = view.section("model")
+    return _present(
+        ("File", model.get("file")),
+        ("SHA-256", model.get("sha256")),
+        ("Size", size(model["bytes"]) if isinstance(model.get("bytes"), int) else None),
+        ("Nodes", model.get("nodes")),
+        ("Parameters", exact(model["parameters"]) if isinstance(model.get("parameters"), int) else None),
+        ("Inputs", _ports(model.get("inputs"))),
+        ("Outputs", _ports(model.get("outputs"))),
+        ("Task", view.run.get("task")),
+    )
+
+
+def data_facts(view: View) -> list[tuple[str, str]]:
+    """Evaluation and calibration data."""
+    data = view.section("data")
+    calibration = data.get("calibration")
+    given = calibration if isinstance(calibration, Mapping) else {}
+    counted = f"{given.get('n')} samples from {given.get('source')}" if given.get("source") else None
+    return _present(
+        ("Evaluation data", data.get("source")),
+        ("Samples", data.get("n")),
+        ("Labels", {True: "yes", False: "none: accuracy is unavailable"}.get(data.get("labels"))),  # type: ignore[arg-type]  # a missing key gives None
+        ("Classes", data.get("classes")),
+        ("Calibration", ". ".join(str(part) for part in (counted, given.get("note")) if part)),
+    )
+
+
+def host_facts(view: View) -> list[tuple[str, str]]:
+    """The machine and the run."""
+    host = view.section("host")
+    cores = " physical, ".join(str(host[key]) for key in ("cores_physical", "cores_logical") if host.get(key))
+    return _present(
+        ("Processor", host.get("cpu_model")),
+        ("Instruction sets", ", ".join(map(str, host.get("isa") or ()))),
+        ("Cores", f"{cores} logical" if cores else None),
+        (
+            "Memory",
+            f"{number(float(host['memory_mib']))} MiB" if isinstance(host.get("memory_mib"), int | float) else None,
+        ),
+        ("System", " · ".join(str(host[key]) for key in ("os", "kernel", "machine") if host.get(key))),
+        ("Python", host.get("python")),
+        ("hwbench", view.run.get("hwbench")),
+        ("Seed", view.run.get("seed")),
+        ("Started", when(view.run["created"]) if view.run.get("created") else None),
+        ("Finished", when(view.run["finished"]) if view.run.get("finished") else None),
+    )
+
+
+def versions(view: View) -> Table:
+    """The packages the figures were made with."""
+    packages = view.section("packages")
+    return Table(
+        ("Package", "Version"),
+        tuple((Cell(str(name)), Cell(str(packages[name]))) for name in sorted(packages)),
+        "Package versions",
+    )
+
+
+def _present(*pairs: tuple[str, Any]) -> list[tuple[str, str]]:
+    return [(label, str(text)) for label, text in pairs if text not in (None, "")]
+
+
+def _ports(ports: object) -> str:
+    if not isinstance(ports, Sequence):
+        return ""
+    named = [port for port in ports if isinstance(port, Mapping)]
+    return ", ".join(
+        f"{port.get('name')}: {port.get('dtype')}[{' × '.join(_size(d) for d in port.get('shape') or ())}]"
+        for port in named
+    )
+
+
+def _size(dimension: object) -> str:
+    return "any" if dimension is None else str(dimension)

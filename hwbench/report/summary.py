@@ -1,0 +1,161 @@
+"""The answer first: the conclusion in a sentence, the verdict matrix and the profiles side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from hwbench.report.blocks import Cell, Table, figure_cell
+from hwbench.report.format import METRIC_TITLES, exact, interval_text, metric_title, size, unit_suffix, value_text
+from hwbench.report.view import REFERENCE, View
+from hwbench.table import Row
+from hwbench.verdict import Verdict
+
+_OUTCOME_PHRASES = {
+    "fail": ("fails", "fail"),
+    "error": ("had a job end in an error", "had jobs end in an error"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "unavailable": ("could not run here", "could not run here"),
+    "no rules": ("has no rules", "have no rules"),
+}
+_BEST: tuple[tuple[str, str, str, Callable[..., Row]], ...] = (
+    ("fastest", "latency", "p50_ms", min),
+    ("smallest", "memory", "model_bytes", min),
+    ("least memory", "memory", "peak_mib", min),
+    ("most tolerant of bit errors", "bit_flips", "tolerated_ber", max),
+)
+_COMPARED = (
+    ("accuracy", "accuracy_drop"),
+    ("latency", "p50_ms"),
+    ("latency", "p99_ms"),
+    ("throughput", "samples_per_s"),
+    ("memory", "peak_mib"),
+    ("memory", "model_bytes"),
+    ("bit_flips", "tolerated_ber"),
+    ("fidelity", "sqnr_db"),
+)
+
+
+def conclusion(view: View) -> str:
+    """How many profiles pass, and what became of the others."""
+    if not view.profiles:
+        return "No profile was run."
+    outcomes: Counter[str] = Counter(view.outcome(profile) for profile in view.profiles)
+    if outcomes.keys() <= {"no rules", "unavailable", "error"} and not view.verdicts:
+        measured = outcomes.pop("no rules", 0)
+        first = f"{measured} profile{'s were' if measured != 1 else ' was'} measured; no acceptance rule was given."
+    else:
+        passed = outcomes["pass"]
+        first = f"{passed} of {len(view.profiles)} profiles meet{'s' if passed == 1 else ''} every acceptance rule."
+    rest = [
+        f"{outcomes[key]} {one if outcomes[key] == 1 else many}"
+        for key, (one, many) in _OUTCOME_PHRASES.items()
+        if outcomes[key]
+    ]
+    return f"{first} {', '.join(rest)}." if rest else first
+
+
+def best(view: View) -> list[tuple[str, str, str]]:
+    """Of the profiles that pass: (what, profile, figure) of the fastest and so on; none unless two pass."""
+    passing = [profile for profile in view.profiles if view.outcome(profile) == "pass"]
+    found = []
+    for what, study, metric, choose in _BEST:
+        rows = [row for profile in passing if (row := view.headline(profile, study, metric)) is not None]
+        rows = [row for row in rows if row.status == "ok" and row.value is not None]
+        if len(rows) > 1:
+            winner = choose(rows, key=lambda row: row.value or 0.0)
+            names = [row.profile for row in rows if row.value == winner.value]
+            if len(names) < min(3, len(rows)):
+                found.append((what, " and ".join(names), value_text(winner)))
+    return found
+
+
+def notice(view: View) -> str:
+    """A warning about a run that is not complete; empty if it is."""
+    state = view.run.get("state", "complete")
+    if state == "complete":
+        return ""
+    return f"This run is {'still running' if state == 'running' else state}: only what was finished is shown."
+
+
+def verdict_matrix(view: View) -> Table:
+    """Profiles by rules; each cell has the outcome, the figure with its interval, and the limit."""
+    rules = tuple(dict.fromkeys(verdict.rule for verdict in view.verdicts))
+    body = []
+    for profile in view.profiles:
+        mine = {verdict.rule: verdict for verdict in view.rules(profile)}
+        overall = view.outcome(profile)
+        tone = "muted" if overall == "no rules" else overall
+        reason = view.reason(profile)
+        head = Cell(profile, profile=profile)
+        body.append(
+            (head, Cell(overall, (reason,) if reason else (), tone), *(verdict_cell(mine.get(rule)) for rule in rules))
+        )
+    return Table(("Profile", "Overall", *(rule_title(rule) for rule in rules)), tuple(body), numeric=False)
+
+
+def verdict_cell(verdict: Verdict | None) -> Cell:
+    """One verdict: outcome, figure, limit."""
+    if verdict is None:
+        return Cell("no rule", tone="muted")
+    notes = (*verdict_figure(verdict), f"limit {limit_text(verdict)}")
+    return Cell(verdict.outcome, notes, verdict.outcome)
+
+
+def verdict_figure(verdict: Verdict) -> tuple[str, ...]:
+    """The figure a rule was held against, and its interval, as far as there are such."""
+    if verdict.value is None:
+        return ()
+    row = Row(
+        verdict.study,
+        verdict.metric,
+        value=verdict.value,
+        unit=verdict.unit,
+        ci_low=verdict.ci_low,
+        ci_high=verdict.ci_high,
+    )
+    return tuple(part for part in (value_text(row), interval_text(row.ci_low, row.ci_high, row.value)) if part)
+
+
+def limit_text(verdict: Verdict) -> str:
+    """A rule's limit with its direction, e.g. ``"≤ 0.01"``."""
+    sign = {"max": "≤ ", "min": "≥ "}.get(verdict.rule.partition("_")[0], "")
+    shown = size(verdict.limit) if verdict.metric == "model_bytes" else exact(verdict.limit) + unit_suffix(verdict.unit)
+    return sign + shown
+
+
+def rule_title(rule: str) -> str:
+    """A rule's name for a person, e.g. ``max_p99_ms`` as ``"Latency p99"``."""
+    bare = rule.removeprefix("max_").removeprefix("min_")
+    return METRIC_TITLES.get(bare, bare.replace("_", " ").capitalize())
+
+
+def comparison(view: View) -> Table:
+    """The profiles side by side, the reference first; columns that nobody measured are left out."""
+    wanted = (("accuracy", view.primary), *_COMPARED)
+    measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
+    columns = [pair for pair in wanted if pair in measured]
+    names = [
+        name
+        for name in (REFERENCE, *view.profiles)
+        if name != REFERENCE or view.row(REFERENCE, "accuracy", view.primary)
+    ]
+    body = tuple((_name_cell(view, name), *(_compared_cell(view, name, *pair) for pair in columns)) for name in names)
+    return Table(("Profile", *(_heading(metric) for _, metric in columns)), body)
+
+
+def _heading(metric: str) -> str:
+    return {"sqnr_db": "Fidelity (SQNR)", "samples_per_s": "Best throughput"}.get(metric, metric_title(metric))
+
+
+def _name_cell(view: View, name: str) -> Cell:
+    about = view.about(name)
+    return Cell(name, (str(about["summary"]),) if about.get("summary") else (), profile=name)
+
+
+def _compared_cell(view: View, name: str, study: str, metric: str) -> Cell:
+    row = view.headline(name, study, metric)
+    if row is None and name == REFERENCE:
+        return Cell("")
+    cell = figure_cell(row, detail=row is not None and row.status == "ok")
+    return Cell(cell.text, cell.notes, "muted") if cell.tone == "unavailable" else cell

@@ -1,0 +1,105 @@
+"""The report for a terminal: verdicts and profiles side by side, within 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hwbench.report.blocks import Cell
+from hwbench.report.format import figure_text, metric_title, plain, value_text
+from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure
+from hwbench.report.view import REFERENCE, View
+from hwbench.table import Row
+from hwbench.verdict import Verdict
+
+WIDTH = 100
+_STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "error": "bold red",
+    "inconclusive": "yellow",
+    "unavailable": "dim",
+    "muted": "dim",
+}
+_COLUMNS = (
+    ("p50 ms", "latency", "p50_ms"),
+    ("p99 ms", "latency", "p99_ms"),
+    ("Best /s", "throughput", "samples_per_s"),
+    ("Peak MiB", "memory", "peak_mib"),
+    ("Model", "memory", "model_bytes"),
+    ("BER ok", "bit_flips", "tolerated_ber"),
+    ("SQNR dB", "fidelity", "sqnr_db"),
+)
+
+
+def verdict_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequence[Verdict]) -> Table:
+    """One line per profile and rule; arguments as in `hwbench.report.html.write_html`."""
+    view = View(run, table, verdicts)
+    shown = Table(
+        title=Text(plain(conclusion(view))), title_justify="left", box=box.SIMPLE_HEAD, width=WIDTH, pad_edge=False
+    )
+    shown.add_column("Profile", ratio=3, overflow="fold")
+    shown.add_column("Verdict", width=14, no_wrap=True)
+    shown.add_column("Rule", ratio=2, overflow="fold")
+    shown.add_column("Figure", ratio=4, min_width=26, overflow="fold")
+    shown.add_column("Limit", width=11, justify="right")
+    for profile in view.profiles:
+        for line in _verdict_lines(view, profile):
+            shown.add_row(*line)
+        shown.add_section()
+    return shown
+
+
+def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequence[Verdict]) -> Table:
+    """The profiles side by side, intervals for accuracy only; arguments as in `hwbench.report.html.write_html`."""
+    view = View(run, table, verdicts)
+    measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
+    columns = [column for column in _COLUMNS if column[1:] in measured]
+    shown = Table(box=box.SIMPLE_HEAD, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("Profile", ratio=2, min_width=12, overflow="fold")
+    shown.add_column(plain(metric_title(view.primary)), ratio=2, min_width=20, justify="right")
+    for title, _, _ in columns:
+        shown.add_column(title, justify="right", no_wrap=True)
+    for profile in (REFERENCE, *view.profiles):
+        accuracy = view.headline(profile, "accuracy", view.primary)
+        if profile == REFERENCE and accuracy is None:
+            continue
+        figures = [_value(view.headline(profile, study, metric)) for _, study, metric in columns]
+        shown.add_row(Text(plain(profile)), _value(accuracy, interval=True), *figures)
+    return shown
+
+
+def _verdict_lines(view: View, profile: str) -> list[tuple[Text, ...]]:
+    outcome, rules = view.outcome(profile), view.rules(profile)
+    name, blank = Text(plain(profile)), Text("")
+    if outcome in {"unavailable", "error", "no rules"} and all(verdict.outcome == "unavailable" for verdict in rules):
+        tone = "muted" if outcome == "no rules" else outcome
+        return [(name, _marked(Cell(outcome, tone=tone)), blank, Text(plain(view.reason(profile))), blank)]
+    return [
+        (
+            name if place == 0 else blank,
+            _marked(Cell(verdict.outcome, tone=verdict.outcome)),
+            Text(plain(rule_title(verdict.rule))),
+            Text(plain(" ".join(verdict_figure(verdict)) or verdict.detail)),
+            Text(limit_text(verdict)),
+        )
+        for place, verdict in enumerate(rules)
+    ]
+
+
+def _marked(cell: Cell) -> Text:
+    return Text(f"{cell.mark} {cell.text}".strip(), style=_STYLES.get(cell.tone, ""))
+
+
+def _value(row: Row | None, interval: bool = False) -> Text:
+    if row is None or row.status in {"unavailable", "skipped"}:
+        return Text("–", style="dim")
+    if row.status != "ok":
+        return Text(row.status, style="red")
+    return Text(plain(figure_text(row) if interval else value_text(replace(row, unit=""))))

@@ -1,0 +1,437 @@
+"""The orchestrator: a specification becomes builds, builds become jobs, jobs become the measurement table."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import ValidationError
+
+from hwbench import __version__
+from hwbench.backend import Availability, backends
+from hwbench.build import Build, Recipe, cache_home, make_build
+from hwbench.dataset import Dataset, materialise, open_source
+from hwbench.errors import JobError, ModelError, SpecError, UnavailableError, UnknownNameError
+from hwbench.host import describe_host, package_versions
+from hwbench.metrics import Metric, resolve_task
+from hwbench.model import Model
+from hwbench.profile import Precision, Profile, load_profile
+from hwbench.spec import RunSpec
+from hwbench.store import RunDirectory
+from hwbench.studies import Analysis, Case, Study, Subject, studies
+from hwbench.studies.coverage import ran_precisions
+from hwbench.table import Row, to_frame
+from hwbench.targets import open_target
+from hwbench.verdict import Verdict, judge
+from hwbench.worker.protocol import Job, JobResult, Limits
+
+REFERENCE = "reference"
+
+
+class Progress(Protocol):
+    """Who is told how a run comes along. Nothing of it may run while a job measures, so it is only called between jobs."""
+
+    def plan(self, profiles: Sequence[str]) -> None:
+        """The run begins."""
+
+    def step(self, profile: str, text: str) -> None:
+        """Something of a profile begins."""
+
+    def finished(self, profile: str, status: str) -> None:
+        """A profile is done."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def plan(self, profiles: Sequence[str]) -> None:
+        """Nothing."""
+
+    def step(self, profile: str, text: str) -> None:
+        """Nothing."""
+
+    def finished(self, profile: str, status: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        directory: Where it lies.
+        rows: Its table.
+        verdicts: Its verdicts.
+        timings: Name to raw durations in seconds.
+    """
+
+    directory: RunDirectory
+    rows: Sequence[Row]
+    verdicts: Sequence[Verdict]
+    timings: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A specification whose every part was opened and checked: nothing of it can be refused any more."""
+
+    spec: RunSpec
+    model: Model
+    reference: Model
+    profiles: Sequence[Profile]
+    studies: Mapping[str, tuple[Study, Any]]
+    data: Dataset
+    calibration: Dataset
+    calibration_note: str
+    metrics: Sequence[Metric]
+    task: str
+    output: str
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed, by the name the user knows it under."""
+        return {
+            "model": self.model.sha256,
+            "reference": self.reference.sha256,
+            "data": self.data.key,
+            "calibration": self.calibration.key,
+            "seed": self.spec.seed,
+            "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
+            "studies": {name: settings.model_dump(mode="json") for name, (_, settings) in self.studies.items()},
+            "metric": [metric.name for metric in self.metrics],
+            "hwbench": __version__,
+        }
+
+
+@contextmanager
+def prepare(spec: RunSpec) -> Iterator[Prepared]:
+    """Open and check everything a specification names; the data lie in a temporary folder while the context is open.
+
+    Raises:
+        InputError: Something the specification names cannot be used.
+    """
+    model = Model.open(Path(spec.model))
+    reference = Model.open(Path(spec.reference)) if spec.reference else model
+    if {(one.name, one.dtype) for one in model.inputs} != {(one.name, one.dtype) for one in reference.inputs}:
+        raise ModelError(f"{spec.model} and its reference {spec.reference} take different inputs")
+    profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
+    _check_names(profiles)
+    chosen = _studies(spec)
+    home = cache_home() / "work"
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
+        data = materialise(open_source(spec.data), model.inputs, Path(folder), task=spec.task)
+        data, calibration, note = _calibration(spec, model, data, Path(folder))
+        output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
+        if output is None:
+            raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
+        metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
+        if metrics[0].k and data.labels is not None and output.shape[1]:
+            data.check_labels(output.shape[1])
+        task = spec.task or ("classification" if metrics[0].k else "custom" if spec.metric else "regression")
+        yield Prepared(spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name)
+
+
+def execute(
+    prepared: Prepared, out: Path, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+) -> Outcome:
+    """Carry out a run.
+
+    Args:
+        prepared: From `prepare`.
+        out: The run directory.
+        overwrite: Replace a run that is there.
+        resume: Go on with a run that is there; jobs it finished are not repeated.
+        progress: Who is told.
+
+    Raises:
+        InputError: The folder cannot be used, or the reference cannot run.
+    """
+    record = _record(prepared)
+    with RunDirectory.create(out, record, overwrite=overwrite, resume=resume) as directory:
+        run = _Run(prepared, directory, record, progress or Silent())
+        try:
+            run.carry_out()
+        except BaseException:  # noqa: BLE001  also Ctrl-C: what is finished must stay readable; the exception goes on
+            run.save("interrupted")
+            raise
+        run.save("complete")
+        directory.finish()
+        return Outcome(directory, run.rows, run.verdicts, run.timings)
+
+
+@dataclass
+class _Run:
+    """The state of one run: what has been measured, and what ``run.json`` says of it."""
+
+    prepared: Prepared
+    directory: RunDirectory
+    record: dict[str, Any]
+    progress: Progress
+    rows: list[Row] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    timings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._target = open_target("local")
+        self._availability: dict[str, Availability] = {}
+        self._results: dict[str, JobResult] = {}
+
+    def carry_out(self) -> None:
+        names = [profile.name for profile in self.prepared.profiles]
+        self.progress.plan([REFERENCE, *names])
+        reference = self._reference()
+        self.progress.finished(REFERENCE, "ok")
+        for profile in self.prepared.profiles:
+            started = monotonic()
+            status, detail = self._profile(profile, reference)
+            entry = self.record["profiles"][profile.name]
+            entry.update(status=status, detail=detail, seconds=round(monotonic() - started, 3))
+            own = [row for row in self.rows if row.profile == profile.name]
+            self.verdicts.extend(judge(profile, own, self.prepared.metrics[0].name))
+            self.progress.finished(profile.name, status)
+            self.save("running")
+
+    def save(self, state: str) -> None:
+        """Bring table and ``run.json`` up to date, so that whatever happens next, what is finished can be read."""
+        self.record["state"] = state
+        self.record["finished"] = _now() if state != "running" else None
+        self.record["verdicts"] = [_finite(vars(verdict)) for verdict in self.verdicts]
+        self.directory.write_table(to_frame(self.rows))
+        self.directory.write(self.record)
+
+    def _reference(self) -> Subject:
+        """Build and measure the reference: what every other figure is held against.
+
+        Raises:
+            ModelError: It cannot run on ONNX Runtime's CPU provider.
+        """
+        profile = Profile(name=REFERENCE, backend="onnxruntime", summary="the model as given, on ONNX Runtime's CPU provider", precision=Precision(format="as-is"))
+        self.progress.step(REFERENCE, "build")
+        try:
+            self._require(profile)
+            subject = self._subject(profile, self.prepared.reference)
+        except UnavailableError as error:
+            raise UnavailableError(f"the reference cannot run: {error.reason}", error.hint) from error
+        case = self._case(profile, subject, subject)
+        study = studies.get("accuracy")()
+        self.progress.step(REFERENCE, study.name)
+        results = self._run_jobs(study.plan(case, study.settings_type()))
+        for result in results.values():
+            if not result.ok:
+                raise ModelError(f"{self.prepared.reference.path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}")
+        self._keep(profile, subject.build, study.measure(case, study.settings_type(), results))
+        return subject
+
+    def _profile(self, profile: Profile, reference: Subject) -> tuple[str, str]:
+        """Everything of one profile; returns its status and the reason where that is not ok."""
+        entry = self.record["profiles"][profile.name]
+        try:
+            self.progress.step(profile.name, "probe")
+            self._require(profile)
+            self.progress.step(profile.name, f"build {profile.precision.format}")
+            subject = self._subject(profile, self.prepared.model)
+        except UnavailableError as error:
+            entry["hint"] = error.hint
+            self._none(profile, "unavailable", str(error))
+            return "unavailable", error.reason
+        except JobError as error:
+            self._none(profile, "error", str(error))
+            return "error", str(error)
+        entry["build"] = subject.build.key
+        entry["shares_build_with"] = [
+            name for name, other in self.record["profiles"].items() if other.get("build") == subject.build.key and name != profile.name
+        ]
+        case = self._case(profile, subject, reference)
+        worst = "ok"
+        for name, (study, settings) in self.prepared.studies.items():
+            self.progress.step(profile.name, name)
+            results = self._run_jobs(study.plan(case, settings))
+            analysis = study.measure(case, settings, results)
+            self._keep(profile, subject.build, analysis)
+            if any(row.status in ("error", "timeout", "crash") for row in analysis.rows):
+                worst = "error"
+            if name == "coverage" and results["coverage"].ok:
+                entry["ran"] = {**entry["ran"], "precision": ran_precisions(results["coverage"].data["executed"])}
+        return worst, ""
+
+    def _require(self, profile: Profile) -> None:
+        """Raise `UnavailableError` unless the profile's backend and device work here."""
+        if profile.backend not in self._availability:
+            result = self._job(Job("hwbench.worker.tasks.probe:run", backend=backends.reference(profile.backend), limits=Limits(timeout_s=120)))
+            if not result.ok:
+                raise UnavailableError(f"probing {profile.backend} ended in {result.status}: {result.detail}")
+            self._availability[profile.backend] = Availability(**result.data)
+        found = self._availability[profile.backend]
+        if not found.available:
+            raise UnavailableError(found.reason, found.hint)
+        device = backends.get(profile.backend)().device(profile.full_options)
+        if device.lower() not in {name.lower() for name in found.devices}:
+            raise UnavailableError(
+                f"{profile.backend} has no working device {device!r} here; it has {', '.join(found.devices) or 'none'}",
+                found.hints.get(device, ""),
+            )
+        entry = self.record["profiles"].get(profile.name)
+        if entry is not None:
+            entry["ran"] = {"device": device, "versions": dict(found.versions)}
+
+    def _subject(self, profile: Profile, model: Model) -> Subject:
+        prepared = self.prepared
+        needs = profile.precision.needs_calibration
+        recipe = Recipe(
+            model=model,
+            precision=profile.precision,
+            shapes={name: file.shape[1:] for name, file in prepared.data.inputs.items()},
+            calibration=prepared.calibration if needs else None,
+            calibration_note=prepared.calibration_note if needs else "",
+        )
+        build = make_build(recipe, self.directory.build_folder(recipe.key), self._target.run)
+        return Subject(build, profile.backend, profile.full_options)
+
+    def _case(self, profile: Profile, subject: Subject, reference: Subject) -> Case:
+        prepared = self.prepared
+        return Case(
+            profile=profile,
+            subject=subject,
+            reference=reference,
+            model=prepared.model,
+            data=prepared.data,
+            metrics=prepared.metrics,
+            output=prepared.output,
+            classifies=all(metric.k for metric in prepared.metrics),
+            batch=prepared.model.batch or prepared.spec.batch,
+            seed=prepared.spec.seed,
+            timeout_s=prepared.spec.timeout_s,
+        )
+
+    def _run_jobs(self, jobs: Mapping[str, Job]) -> dict[str, JobResult]:
+        return {label: self._job(job) for label, job in jobs.items()}
+
+    def _job(self, job: Job) -> JobResult:
+        """Run a job once: studies and profiles that ask for the same work share it, and a resumed run finds it done."""
+        if job.key not in self._results:
+            folder = self.directory.jobs / job.key
+            kept = JobResult.load(folder)
+            if kept is None:
+                kept = self._target.run(job, folder)
+                if kept.ok:
+                    kept.store()
+            self._results[job.key] = kept
+        return self._results[job.key]
+
+    def _keep(self, profile: Profile, build: Build | None, analysis: Analysis) -> None:
+        key = build.key if build else ""
+        self.rows.extend(replace(row, model=self.prepared.model.name, profile=profile.name, build=key) for row in analysis.rows)
+        self.timings.update(analysis.timings)
+        for kind, table in analysis.parts.items():
+            self.directory.write_part(kind, profile.name, table)
+
+    def _none(self, profile: Profile, status: Any, detail: str) -> None:
+        """One row a study for a profile of which nothing could be measured."""
+        rows = [study.missing(status, detail) for study, _ in self.prepared.studies.values()]
+        self._keep(profile, None, Analysis(rows))
+
+
+def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:
+    names = spec.studies if spec.studies is not None else [name for name in studies.names() if studies.get(name).default]
+    for name in spec.settings:
+        studies.reference(name)
+    chosen = {}
+    for name in sorted(dict.fromkeys(names), key=_order):
+        study = studies.get(name)()
+        try:
+            settings = study.settings_type.model_validate(spec.settings.get(name, {}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            path = ".".join(str(part) for part in ("settings", name, *problem["loc"]))
+            if problem["type"] == "extra_forbidden":
+                known = [f"settings.{name}.{key}" for key in study.settings_type.model_fields]
+                raise UnknownNameError("key", path, known) from None
+            raise SpecError(f"{path}: {problem['msg']}, not {problem['input']!r}") from None
+        chosen[name] = (study, settings)
+    if not chosen:
+        raise SpecError("no study is chosen; name at least one")
+    return chosen
+
+
+def _order(name: str) -> tuple[bool, str]:
+    """Coverage first: it is quick, and says whether the rest is about the build that was asked for."""
+    return name != "coverage", name
+
+
+def _calibration(spec: RunSpec, model: Model, data: Dataset, folder: Path) -> tuple[Dataset, Dataset, str]:
+    if spec.calibration is not None:
+        given = materialise(open_source(spec.calibration), model.inputs, folder, task=spec.task)
+        return data, replace(given, labels=None), "given"
+    if spec.split_calibration is not None:
+        held_out, kept = data.split(spec.split_calibration, spec.seed)
+        return kept, replace(held_out, labels=None), f"{held_out.n} samples held out of the evaluation data"
+    return data, replace(data, labels=None), "the evaluation inputs themselves, without their labels"
+
+
+def _check_names(profiles: Sequence[Profile]) -> None:
+    names = [profile.name for profile in profiles]
+    for name in names:
+        if names.count(name) > 1 or name == REFERENCE:
+            raise SpecError(f"two profiles of this run are called {name!r}; rename the file of one" if name != REFERENCE else f"a profile cannot be called {REFERENCE!r}")
+
+
+def _record(prepared: Prepared) -> dict[str, Any]:
+    spec = prepared.spec
+    return {
+        "hwbench": __version__,
+        "created": _now(),
+        "finished": None,
+        "state": "running",
+        "spec": spec.model_dump(mode="json"),
+        "fingerprint": prepared.fingerprint,
+        "seed": spec.seed,
+        "host": describe_host(),
+        "packages": package_versions(),
+        "model": prepared.model.describe(),
+        "reference": prepared.reference.describe(),
+        "task": prepared.task,
+        "primary": prepared.metrics[0].name,
+        "higher_is_better": prepared.metrics[0].higher_is_better,
+        "data": {
+            "source": prepared.data.source,
+            "n": prepared.data.n,
+            "sha256": prepared.data.key,
+            "labels": prepared.data.labels is not None,
+            "calibration": {"source": prepared.calibration.source, "n": prepared.calibration.n, "note": prepared.calibration_note},
+        },
+        "profiles": {
+            profile.name: {
+                "summary": profile.summary,
+                "backend": profile.backend,
+                "status": "pending",
+                "detail": "",
+                "hint": "",
+                "build": "",
+                "asked": {**profile.precision.model_dump(mode="json"), "options": profile.full_options},
+                "ran": {},
+                "target": profile.target.model_dump(mode="json"),
+                "accept": profile.accept.model_dump(mode="json", exclude_none=True),
+            }
+            for profile in prepared.profiles
+        },
+        "verdicts": [],
+    }
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; an unbounded interval is written as null."""
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in record.items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+

@@ -1,0 +1,101 @@
+"""Run specifications: what to run on what, as a TOML file, as flags, or as keyword arguments."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwbench.dataset import DataSpec
+from hwbench.errors import SpecError, UnknownNameError
+
+
+class RunSpec(BaseModel):
+    """Everything that decides what a run measures.
+
+    Relative paths are relative to the working directory, or to the TOML file they stand in.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="the ONNX file")
+    reference: str | None = Field(None, description="the fp32 ONNX file, where `model` is already quantized")
+    data: DataSpec
+    calibration: DataSpec | None = Field(None, description="default: the evaluation inputs, without their labels")
+    split_calibration: float | None = Field(None, gt=0, lt=1, description="share of `data` held out for calibration")
+    profiles: list[str] = Field(min_length=1)
+    studies: list[str] | None = Field(None, description="default: every study but those that say otherwise")
+    task: Literal["classification", "regression", "embedding"] | None = Field(None, description="default: told by labels")
+    metric: str | None = Field(None, description="`module:callable` of an accuracy metric of your own")
+    output: str | None = Field(None, description="the output accuracy is measured on; default: the first")
+    batch: int = Field(64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails")
+    seed: int = Field(0, ge=0)
+    timeout_s: float = Field(600.0, gt=0, description="wall time after which a job is killed")
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
+
+    @model_validator(mode="after")
+    def _one_calibration(self) -> RunSpec:
+        if self.calibration is not None and self.split_calibration is not None:
+            raise ValueError("give calibration or split_calibration, not both")
+        return self
+
+
+def load_spec(path: Path, **changes: Any) -> RunSpec:
+    """Read a run specification from a TOML file; ``changes`` replace what it says.
+
+    Raises:
+        SpecError: The file is missing, not TOML, or does not validate; the message has the key path.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    _relocate(content, path.parent)
+    return make_spec(str(path), **{**content, **changes})
+
+
+def make_spec(where: str = "run", **content: Any) -> RunSpec:
+    """Validate a run specification.
+
+    Raises:
+        SpecError: With the key path, what is wrong, and what was given.
+    """
+    try:
+        return RunSpec.model_validate(content)
+    except ValidationError as error:
+        raise SpecError(f"{where}: " + "; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+def _problem(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "run"
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        return str(UnknownNameError("key", path, RunSpec.model_fields))
+    if problem["type"] == "missing":
+        return f"{path}: missing"
+    return f"{path}: {problem['msg']}, not {problem['input']!r}"
+
+
+def _relocate(content: dict[str, Any], folder: Path) -> None:
+    """Make a spec file's relative paths relative to the file."""
+    for key in ("model", "reference"):
+        if isinstance(content.get(key), str):
+            content[key] = _beside(content[key], folder)
+    for key in ("data", "calibration"):
+        section = content.get(key)
+        if isinstance(section, dict) and isinstance(section.get("source"), str):
+            section["source"] = _beside(section["source"], folder)
+        elif isinstance(section, str):
+            content[key] = {"source": _beside(section, folder)}
+    if isinstance(content.get("profiles"), list):
+        content["profiles"] = [
+            _beside(name, folder) if isinstance(name, str) and name.endswith(".toml") else name for name in content["profiles"]
+        ]
+
+
+def _beside(name: str, folder: Path) -> str:
+    is_callable = ":" in name and not Path(name).exists()
+    return name if is_callable else str(folder / name)

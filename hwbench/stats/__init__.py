@@ -1,0 +1,41 @@
+"""Statistics: figures with their intervals, and what may be concluded from them.
+
+    proportions   one proportion: Wilson, Clopper-Pearson, a one-sided upper bound
+    paired        two proportions on the same inputs: Tango, Newcombe, McNemar
+    resampling    means and any other statistic: bootstrap
+    two_way       a mean over draws x inputs: pigeonhole bootstrap
+    quantiles     order-statistic intervals of quantiles
+    timing        ratios of paired timings, and whether timings are stable
+    multiplicity  p-values adjusted for how many there are
+
+All functions are pure and deterministic in their seed. An interval's bound that the data cannot support is infinite.
+SciPy's parts are loaded on first use, so that importing this package costs no more than numpy.
+"""
+
+from hwbench.stats.estimate import Estimate
+from hwbench.stats.multiplicity import holm
+from hwbench.stats.paired import mcnemar_exact, newcombe_paired, paired_difference
+from hwbench.stats.proportions import clopper_pearson, exact_upper, proportion
+from hwbench.stats.quantiles import minimum_samples, quantile
+from hwbench.stats.resampling import bootstrap_statistic, mean_interval, paired_mean_difference
+from hwbench.stats.timing import log_ratio, stability
+from hwbench.stats.two_way import two_way_bootstrap
+
+__all__ = [
+    "Estimate",
+    "bootstrap_statistic",
+    "clopper_pearson",
+    "exact_upper",
+    "holm",
+    "log_ratio",
+    "mcnemar_exact",
+    "mean_interval",
+    "minimum_samples",
+    "newcombe_paired",
+    "paired_difference",
+    "paired_mean_difference",
+    "proportion",
+    "quantile",
+    "stability",
+    "two_way_bootstrap",
+]

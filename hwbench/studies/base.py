@@ -1,0 +1,193 @@
+"""What every study is made of: the case it measures, the jobs it plans, the analysis it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from hwbench.backend import Backend, backends
+from hwbench.build import Build
+from hwbench.dataset import Dataset
+from hwbench.metrics import Metric
+from hwbench.model import Model
+from hwbench.profile import Profile
+from hwbench.registry import Registry
+from hwbench.table import Row
+from hwbench.worker.protocol import Job, JobResult, Limits
+
+LEVEL = 0.95
+
+
+class Settings(BaseModel):
+    """What a study can be told; ``[settings.<study>]`` in a run specification."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A build with the backend that runs it.
+
+    Attributes:
+        build: The build.
+        backend: The backend's name.
+        options: Its options, defaults filled in.
+    """
+
+    build: Build
+    backend: str
+    options: Mapping[str, Any]
+
+    @property
+    def backend_type(self) -> type[Backend]:
+        """The backend's class; it imports no runtime."""
+        return backends.get(self.backend)
+
+    def job(self, task: str, case: Case, **params: Any) -> Job:
+        """A job on this build, with the case's inputs.
+
+        Args:
+            task: Name of a module of `hwbench.worker.tasks`.
+            case: Where the inputs and the time limit come from.
+            params: The task's further arguments.
+        """
+        return Job(
+            task=f"hwbench.worker.tasks.{task}:run",
+            params={"model": str(self.build.model.resolve()), "inputs": case.input_files, **params},
+            backend=backends.reference(self.backend),
+            options=dict(self.options),
+            limits=Limits(timeout_s=case.timeout_s),
+            identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.key},
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One profile's build on one target, with the data it is held against.
+
+    Attributes:
+        profile: The profile.
+        subject: Its build and backend.
+        reference: The reference's build and backend.
+        model: The model the build was made from.
+        data: Evaluation data.
+        metrics: The accuracy metrics, the primary one first.
+        output: The output that accuracy is measured on.
+        classifies: Whether the task is classification, so that the best classes are enough to know.
+        batch: Inputs per run where accuracy is measured.
+        seed: The run's seed.
+        timeout_s: Wall time after which a job is killed.
+    """
+
+    profile: Profile
+    subject: Subject
+    reference: Subject
+    model: Model
+    data: Dataset
+    metrics: Sequence[Metric]
+    output: str
+    classifies: bool
+    batch: int
+    seed: int
+    timeout_s: float
+
+    @property
+    def input_files(self) -> dict[str, str]:
+        """Input name to the ``.npy`` file that holds its values."""
+        return {name: str(file.path.resolve()) for name, file in self.data.inputs.items()}
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the reference itself."""
+        return self.subject == self.reference
+
+    @property
+    def primary(self) -> Metric:
+        """The metric limits are held against."""
+        return self.metrics[0]
+
+    def evaluation(self, variants: Mapping[str, Mapping[str, Any]], *, subject: Subject | None = None, top: bool = False) -> Job:
+        """A job that runs a build over all inputs, once per variant.
+
+        Args:
+            variants: Name to what is perturbed; see `hwbench.worker.perturb`.
+            subject: Whose build; default the case's own.
+            top: Whether to keep the best classes only.
+        """
+        job = (subject or self.subject).job(
+            "evaluate",
+            self,
+            n=self.data.n,
+            batch=self.batch,
+            outputs=[self.output],
+            keep="top" if top else "full",
+            variants={name: dict(variant) for name, variant in variants.items()},
+        )
+        return replace(job, variants=tuple(variants))
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a study found.
+
+    Attributes:
+        rows: Rows of the measurement table.
+        parts: ``"draws"`` or ``"trials"`` to a table that is stored beside it.
+        timings: Name to the raw durations, in seconds, behind timing rows.
+    """
+
+    rows: Sequence[Row]
+    parts: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    timings: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+
+class Study(ABC):
+    """One kind of measurement: two functions without side effects.
+
+    Attributes:
+        name: Its name, the same as its entry point's.
+        headline: The metric whose row says so where the study could not be carried out.
+        settings_type: What it can be told.
+        default: Whether it is carried out when no studies are named.
+        timing: Whether it measures time or memory, which an emulated machine cannot give.
+    """
+
+    name: ClassVar[str]
+    headline: ClassVar[str]
+    settings_type: ClassVar[type[Settings]] = Settings
+    default: ClassVar[bool] = True
+    timing: ClassVar[bool] = False
+
+    @abstractmethod
+    def plan(self, case: Case, settings: Any) -> dict[str, Job]:
+        """The jobs this study needs, by a label of its own."""
+
+    @abstractmethod
+    def analyse(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
+        """Rows from the results of `plan`'s jobs, all of which ended ok but those `tolerated` names."""
+
+    def tolerated(self) -> frozenset[str]:
+        """Labels of jobs whose bad end is itself a result."""
+        return frozenset()
+
+    def measure(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
+        """`analyse`, or one row that says which job ended how."""
+        for label, result in results.items():
+            if not result.ok and label not in self.tolerated():
+                status = "unavailable" if result.status == "unavailable" else result.status
+                return Analysis([Row(self.name, self.headline, status=status, detail=f"{label}: {result.detail}")])
+        return self.analyse(case, settings, results)
+
+    def missing(self, status: Any, detail: str) -> Row:
+        """The one row of a study that could not be carried out."""
+        return Row(self.name, self.headline, status=status, detail=detail)
+
+
+studies: Registry[type[Study]] = Registry("hwbench.studies", "study")
+GOLDEN: dict[str, dict[str, Any]] = {"golden": {"kind": "golden"}}

@@ -1,0 +1,68 @@
+"""Memory: what the process tree takes, the build's size on disk, and whether it runs under the profile's cap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from pydantic import Field
+
+from hwbench.studies.base import Analysis, Case, Settings, Study
+from hwbench.studies.latency import on_target
+from hwbench.table import Row, condition
+from hwbench.worker.protocol import Job, JobResult
+
+
+class MemorySettings(Settings):
+    """What the study can be told."""
+
+    runs: int = Field(20, gt=0, description="runs at batch 1 after loading")
+
+
+class MemoryStudy(Study):
+    """Peak memory free of limits, and a run under the target's limits.
+
+    Resident memory is not the least a build can run in: file-backed pages can be dropped and read again, which is why they are
+    given apart, and why the run under the cap is made rather than computed.
+    """
+
+    name = "memory"
+    headline = "peak_mib"
+    settings_type = MemorySettings
+    timing = True
+
+    def plan(self, case: Case, settings: MemorySettings) -> dict[str, Job]:
+        """A run without limits, and one under the target's, each alone on the machine."""
+        job = replace(case.subject.job("memory", case, batch=case.model.batch or 1, runs=settings.runs), exclusive=True)
+        jobs = {"free": job}
+        if case.profile.target.memory_mib is not None:
+            jobs["capped"] = on_target(job, case)
+        return jobs
+
+    def tolerated(self) -> frozenset[str]:
+        """Running out of memory under the cap is the answer."""
+        return frozenset({"capped"})
+
+    def analyse(self, case: Case, settings: MemorySettings, results: Mapping[str, JobResult]) -> Analysis:
+        """Peaks in MiB, the model's bytes, and the run under the cap."""
+        data = results["free"].data
+        said = f"of which {data['runtime']:.0f} MiB before the model was loaded (Python and the runtime)"
+        rows = [
+            Row(self.name, "peak_mib", value=data["peak"], unit="MiB", n=1, detail=said),
+            Row(self.name, "peak_mib", condition(kind="anonymous"), data["peak_anonymous"], "MiB", n=1),
+            Row(self.name, "peak_mib", condition(kind="file"), data["peak_file"], "MiB", n=1),
+            Row(self.name, "model_bytes", value=float(case.subject.build.bytes), unit="B"),
+        ]
+        if "capped" in results:
+            rows.extend(self._capped(case, results["capped"], data["run_ns"]))
+        return Analysis(rows)
+
+    def _capped(self, case: Case, result: JobResult, free_ns: int) -> Iterator[Row]:
+        setting = condition(cap_mib=case.profile.target.memory_mib)
+        mechanism = str(result.usage.get("mechanism", "no mechanism"))
+        if not result.ok:
+            yield Row(self.name, "peak_mib", setting, unit="MiB", status=result.status, detail=f"{result.detail} ({mechanism})")
+            return
+        peak = result.usage.get("cap_peak_mib", result.data["peak"])
+        slower = result.data["run_ns"] / free_ns
+        yield Row(self.name, "peak_mib", setting, peak, "MiB", n=1, detail=f"enforced by {mechanism}; a run took {slower:.2f} times the uncapped one's time")

@@ -1,0 +1,104 @@
+"""Accuracy over repeated draws of some disturbance: shared by the bit-flip and noise studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwbench import stats
+from hwbench.npy import rows
+from hwbench.stats import Estimate
+from hwbench.studies.base import LEVEL, Case
+from hwbench.studies.outputs import per_sample
+from hwbench.worker.protocol import JobResult
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every draw at one setting did to every input.
+
+    Attributes:
+        values: The primary metric's value per draw and input, float64 ``[draws, n]``; None without labels.
+        changed: Whether the output is finite and its best class is not the golden one, bool ``[draws, n]``; None where the
+            task is not classification.
+        due: Whether the output is not finite, or the faulty build could not be loaded or run, bool ``[draws, n]``.
+        n_faults: Faults per draw.
+    """
+
+    values: Array | None
+    changed: Array | None
+    due: Array
+    n_faults: list[int]
+
+
+def gather(case: Case, result: JobResult, names: Sequence[str]) -> Sweep:
+    """Collect the variants ``names``, one a draw, of an evaluation that also has a golden variant."""
+    n, top = case.data.n, case.classifies
+    golden = _stored(result, "golden", n)
+    values = np.zeros((len(names), n)) if case.data.labels is not None else None
+    changed = np.zeros((len(names), n), dtype=bool) if top else None
+    due = np.zeros((len(names), n), dtype=bool)
+    faults = []
+    for draw, name in enumerate(names):
+        record = result.data["variants"].get(name)
+        faults.append(record["n_faults"] if record else 0)
+        if record is None or "failed" in record:  # the worker died of it, or the runtime refused the faulty build
+            due[draw] = True
+            if values is not None:
+                values[draw] = 0.0 if case.primary.proportion else np.nan
+            continue
+        output = _stored(result, name, n)
+        due[draw] = (output[:, 0] == -1) if top else ~np.isfinite(output.reshape(n, -1)).all(axis=1)
+        if changed is not None and golden is not None:
+            changed[draw] = (output[:, 0] != golden[:, 0]) & ~due[draw]
+        if values is not None:
+            values[draw] = per_sample(case, case.primary, result, name, top=top)
+    return Sweep(values, changed, due, faults)
+
+
+def figure(case: Case, sweep: Sweep) -> Estimate:
+    """The primary metric's mean over draws and inputs, with the interval of a bootstrap over both."""
+    if sweep.values is None:
+        raise ValueError("accuracy needs labels")
+    return _transformed(case, stats.two_way_bootstrap(sweep.values, LEVEL, case.seed))
+
+
+def loss(case: Case, sweep: Sweep, golden: Array) -> Estimate:
+    """How much worse than the same build without faults, with the interval of a bootstrap over draws and inputs.
+
+    Metrics that are a mean over inputs are compared input by input; others (RMSE, R²) by their interval against the golden figure.
+    """
+    metric = case.primary
+    if sweep.values is None:
+        raise ValueError("accuracy needs labels")
+    if metric.is_mean:
+        signed = golden - sweep.values if metric.higher_is_better else sweep.values - golden
+        return stats.two_way_bootstrap(signed, LEVEL, case.seed)
+    whole = metric.aggregate(golden, case.data.labels_array())
+    faulty = figure(case, sweep)
+    bounds = sorted(metric.worsening(whole, bound) for bound in (faulty.low, faulty.high))
+    return Estimate(metric.worsening(whole, faulty.value), bounds[0], bounds[1], faulty.level, faulty.n)
+
+
+def rate(case: Case, flags: Array) -> Estimate:
+    """Share of (draw, input) pairs that hold, with the interval of a bootstrap over both."""
+    return stats.two_way_bootstrap(flags, LEVEL, case.seed)
+
+
+def _stored(result: JobResult, name: str, n: int) -> Array:
+    return rows(result.folder / f"{result.data['variants'][name]['arrays'][0]}.npy", 0, n)
+
+
+def _transformed(case: Case, mean: Estimate) -> Estimate:
+    """The metric as a function of the mean of its per-input values, which every metric here is, and a monotone one."""
+    metric = case.primary
+    if metric.is_mean:
+        return mean
+    labels = case.data.labels_array()
+    value, low, high = (metric.aggregate(np.full(case.data.n, bound), labels) for bound in (mean.value, max(mean.low, 0.0), mean.high))
+    return Estimate(value, min(low, high), max(low, high), mean.level, mean.n)

@@ -1,0 +1,151 @@
+"""Acceptance rules to verdicts: what a run's figures say about a profile's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hwbench.profile import Profile
+from hwbench.table import Row, condition
+
+Outcome = Literal["pass", "fail", "inconclusive", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one acceptance rule of one profile came to.
+
+    Attributes:
+        profile: The profile.
+        rule: The rule's name, e.g. ``"max_accuracy_drop"``.
+        outcome: pass (the whole interval is inside the limit), fail (outside), inconclusive (it straddles the limit), or
+            unavailable (there is no figure).
+        limit: The limit asked for.
+        study, metric, condition: The row of the table the rule was held against.
+        value, ci_low, ci_high, unit: That row's figure.
+        detail: One sentence for a person.
+    """
+
+    profile: str
+    rule: str
+    outcome: Outcome
+    limit: float
+    study: str
+    metric: str
+    condition: str = "{}"
+    value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    unit: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which figure an acceptance rule is about.
+
+    Attributes:
+        study, metric, condition: The row of the table; ``"primary"`` stands for the run's primary metric.
+        at_most: Whether the limit is an upper one.
+        scale: What the limit is multiplied with to be in the row's unit.
+    """
+
+    study: str
+    metric: str
+    condition: str = "{}"
+    at_most: bool = True
+    scale: float = 1.0
+
+
+_BATCH_1 = condition(batch=1)
+RULES: dict[str, Rule] = {
+    "max_accuracy_drop": Rule("accuracy", "accuracy_drop"),
+    "min_accuracy": Rule("accuracy", "primary", at_most=False),
+    "min_top1_agreement": Rule("fidelity", "top1_agreement", at_most=False),
+    "min_sqnr_db": Rule("fidelity", "sqnr_db", at_most=False),
+    "max_p50_ms": Rule("latency", "p50_ms", _BATCH_1),
+    "max_p90_ms": Rule("latency", "p90_ms", _BATCH_1),
+    "max_p99_ms": Rule("latency", "p99_ms", _BATCH_1),
+    "min_samples_per_s": Rule("throughput", "samples_per_s", at_most=False),
+    "max_peak_mib": Rule("memory", "peak_mib"),
+    "max_model_mib": Rule("memory", "model_bytes", scale=2**20),
+    "min_tolerated_ber": Rule("bit_flips", "tolerated_ber", at_most=False),
+    "max_sdc_rate": Rule("faults", "sdc_rate"),
+    "max_due_rate": Rule("faults", "due_rate"),
+}
+
+
+def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
+    """Hold one profile's figures against its acceptance rules.
+
+    An interval that lies wholly inside the limit passes, wholly outside fails, and otherwise the rule is inconclusive; an exact
+    figure passes or fails. Two rules need no setting: a build must run as asked (unless ``as_asked = false``), and a profile with a
+    memory cap must run under it.
+
+    Args:
+        profile: The profile.
+        rows: Its rows of the table.
+        primary: The run's primary accuracy metric.
+    """
+    table = {(row.study, row.metric, row.condition): row for row in rows}
+    asked: dict[str, tuple[Rule, float]] = {}
+    for name, rule in RULES.items():
+        limit = getattr(profile.accept, name)
+        if limit is not None:
+            asked[name] = (replace(rule, metric=primary) if rule.metric == "primary" else rule, limit)
+    if profile.accept.as_asked:
+        asked["as_asked"] = (Rule("coverage", "nodes_as_asked", at_most=False), 1.0)
+    verdicts = [_hold(profile.name, name, rule, limit, table) for name, (rule, limit) in asked.items()]
+    if profile.target.memory_mib is not None:
+        verdicts.append(_fits(profile, table))
+    return verdicts
+
+
+def exit_code(verdicts: Iterable[Verdict], rows: Iterable[Row], *, required: Iterable[str] = (), strict: bool = False) -> int:
+    """The exit code of a run that was carried out: 0, 1 (a rule fails or a job ended badly), 3 or 4.
+
+    Args:
+        verdicts: All verdicts.
+        rows: All rows.
+        required: Profiles that must be available.
+        strict: Whether inconclusive verdicts, and unavailable profiles, count.
+    """
+    verdicts, rows = list(verdicts), list(rows)
+    if any(verdict.outcome == "fail" for verdict in verdicts):
+        return 1
+    if any(row.status in ("error", "timeout", "oom", "crash") for row in rows):
+        return 1
+    usable = {row.profile for row in rows if row.status == "ok"}
+    if set(required) - usable or (strict and {row.profile for row in rows} - usable):
+        return 3
+    if strict and any(verdict.outcome == "inconclusive" for verdict in verdicts):
+        return 4
+    return 0
+
+
+def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tuple[str, str, str], Row]) -> Verdict:
+    row = table.get((rule.study, rule.metric, rule.condition))
+    verdict = Verdict(profile, name, "unavailable", limit, rule.study, rule.metric, rule.condition)
+    if row is None or row.value is None:
+        missing = [row for (study, _, _), row in table.items() if study == rule.study and row.status != "ok"]
+        why = missing[0].detail if missing else f"the study {rule.study!r} gave no {rule.metric} in this run"
+        return replace(verdict, detail=why)
+    low, high = (row.ci_low, row.ci_high) if row.ci_low is not None and row.ci_high is not None else (row.value, row.value)
+    bound = limit * rule.scale
+    inside = high <= bound if rule.at_most else low >= bound
+    outside = low > bound if rule.at_most else high < bound
+    outcome: Outcome = "pass" if inside else "fail" if outside else "inconclusive"
+    return replace(
+        verdict, outcome=outcome, value=row.value, ci_low=row.ci_low, ci_high=row.ci_high, unit=row.unit, limit=bound, detail=row.detail
+    )
+
+
+def _fits(profile: Profile, table: Mapping[tuple[str, str, str], Row]) -> Verdict:
+    cap = float(profile.target.memory_mib or 0)
+    setting = condition(cap_mib=profile.target.memory_mib)
+    verdict = Verdict(profile.name, "fits_memory", "unavailable", cap, "memory", "peak_mib", setting, unit="MiB")
+    row = table.get(("memory", "peak_mib", setting))
+    if row is None or row.status not in ("ok", "oom"):
+        return replace(verdict, detail=row.detail if row else "the study 'memory' made no run under the cap")
+    return replace(verdict, outcome="pass" if row.status == "ok" else "fail", value=row.value, detail=row.detail)

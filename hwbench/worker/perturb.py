@@ -1,0 +1,332 @@
+"""What one variant of an evaluation does to a build's stored numbers or to its inputs.
+
+A variant is a JSON object; its ``kind`` says what is perturbed, ``seed`` and ``draw`` choose the random numbers:
+
+====================  =========  ============================================================================
+kind                  setting    effect
+====================  =========  ============================================================================
+``golden``                       nothing
+``bit_errors``        ``rate``   every stored bit of every initializer flips with this probability
+``weight_noise``      ``sigma``  Gaussian noise on stored weights, relative to the tensor's or format's range
+``gaussian_input``    ``snr_db`` Gaussian noise on floating inputs, at this signal-to-noise ratio per sample
+``impulse_input``     ``rate``   elements of floating inputs become the sample's minimum or maximum
+====================  =========  ============================================================================
+
+A random number belongs to (kind, seed, draw, tensor, position) alone: not to the setting, the build, the batch size or
+other tensors. So error sets are nested in the rate, and settings and builds compare on the same draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from hwbench.errors import InputError, UnknownNameError
+from hwbench.faults import bits
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Variant = Mapping[str, Any]
+ErrorBits = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+WEIGHT_KINDS = frozenset({"bit_errors", "weight_noise"})
+INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
+KINDS = WEIGHT_KINDS | INPUT_KINDS | {"golden"}
+
+# Words per block of the Philox generator: the granularity at which a stream can be entered.
+BLOCK = 4
+# Operators whose scales and zero points may have two or more dimensions, to the inputs that hold them.
+_QUANTIZATION_PARAMETERS = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "MatMulNBits": (2, 3)}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a variant makes of a build's initializers.
+
+    Attributes:
+        tensors: New content of those that differ from the build's own.
+        n_faults: Flipped bits, or under weight noise the elements that differ.
+    """
+
+    tensors: dict[str, Array] = field(default_factory=dict)
+    n_faults: int = 0
+
+
+class WeightPerturber:
+    """Applies variants to the initializers of one build.
+
+    The error bits of the last draw are kept, so that going through a draw's rates costs one pass over random numbers.
+
+    Args:
+        tensors: The build's initializers, as `stored_initializers` gives them.
+        weights: Those that weight noise goes to, to the bits of one weight; by default what `weight_widths` says
+            without knowing the graph.
+    """
+
+    def __init__(self, tensors: Mapping[str, Array], weights: Mapping[str, int] | None = None) -> None:
+        self.tensors = dict(tensors)
+        self.weights = dict(weight_widths(tensors) if weights is None else weights)
+        self._cached: tuple[int, int, float] | None = None
+        self._errors: dict[str, ErrorBits] = {}
+
+    @classmethod
+    def from_model(cls, model: onnx.ModelProto) -> WeightPerturber:
+        """A perturber of a model's initializers."""
+        tensors = stored_initializers(model)
+        return cls(tensors, weight_widths(tensors, model.graph.node))
+
+    def changes(self, variant: Variant, max_rate: float = 0.0) -> Changes:
+        """The initializers as ``variant`` leaves them; nothing changes under a kind that is not about weights.
+
+        Args:
+            variant: The JSON object described above.
+            max_rate: The highest rate that will be asked of this draw of bit errors, so that it is drawn once.
+
+        Raises:
+            InputError: The variant is malformed.
+        """
+        match _kind(variant):
+            case "bit_errors":
+                return self._bit_errors(variant, max_rate)
+            case "weight_noise":
+                return self._weight_noise(variant)
+            case _:
+                return Changes()
+
+    def _bit_errors(self, variant: Variant, max_rate: float) -> Changes:
+        rate = _number(variant, "rate", 0.0, 1.0)
+        self._draw_errors(*_draw(variant), max(rate, max_rate))
+        tensors, n_faults = {}, 0
+        for name, (positions, uniforms) in self._errors.items():
+            flipped = positions[uniforms < rate]
+            if flipped.size:
+                tensor = self.tensors[name]
+                tensors[name] = bits.flip(tensor, *np.divmod(flipped, bits.width(tensor.dtype)))
+                n_faults += flipped.size
+        return Changes(tensors, n_faults)
+
+    def _draw_errors(self, seed: int, draw: int, rate: float) -> None:
+        if self._cached is None or self._cached[:2] != (seed, draw) or self._cached[2] < rate:
+            self._errors = {
+                name: bits.error_bits(seed, draw, name, bits.stored_bits(tensor), rate)
+                for name, tensor in self.tensors.items()
+            }
+            self._cached = (seed, draw, rate)
+
+    def _weight_noise(self, variant: Variant) -> Changes:
+        sigma = _number(variant, "sigma", 0.0, math.inf)
+        seed, draw = _draw(variant)
+        tensors, n_faults = {}, 0
+        for name, n_bits in self.weights.items():
+            tensor = self.tensors[name]
+            noisy = _noisy_weights(tensor, n_bits, sigma, bits.random_words("weight_noise", seed, draw, name))
+            n_changed = int(np.count_nonzero(bits.patterns(noisy) != bits.patterns(tensor)))
+            if n_changed:
+                tensors[name] = noisy
+                n_faults += n_changed
+        return Changes(tensors, n_faults)
+
+
+def initializer_changes(variant: Variant, tensors: Mapping[str, Array]) -> Changes:
+    """One variant applied to initializers once; `WeightPerturber` is for many."""
+    return WeightPerturber(tensors).changes(variant)
+
+
+def stored_initializers(model: onnx.ModelProto) -> dict[str, Array]:
+    """The initializers of a model's main graph, int4 as one element a byte (ml_dtypes).
+
+    Left out: those that hold no bits (empty ones), strings and complex numbers, sparse tensors, and those of subgraphs.
+    """
+    unchangeable = {onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+    return {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type not in unchangeable and math.prod(tensor.dims)
+    }
+
+
+def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] = ()) -> dict[str, int]:
+    """Which tensors are weights, to the bits of one weight.
+
+    Weights are floating-point numbers and integers of at most 8 bits in two or more dimensions, which leaves out
+    biases, per-tensor and per-channel scales and zero points, and shape constants. With the graph's ``nodes``,
+    blockwise scales and zero points are left out too, and weights packed several to a byte (MatMulNBits) have their own
+    width.
+    """
+    parameters: set[str] = set()
+    packed: dict[str, int] = {}
+    for node in nodes:
+        positions = _QUANTIZATION_PARAMETERS.get(node.op_type, ())
+        parameters.update(node.input[position] for position in positions if position < len(node.input))
+        if node.op_type == "MatMulNBits":
+            packed[node.input[1]] = next((a.i for a in node.attribute if a.name == "bits"), 4)
+    return {
+        name: packed.get(name, bits.width(tensor.dtype))
+        for name, tensor in tensors.items()
+        if tensor.ndim >= 2 and name not in parameters and _holds_weights(tensor.dtype)
+    }
+
+
+def require_floating_input(variant: Variant, dtypes: Mapping[str, str]) -> None:
+    """Check that a variant which perturbs inputs has one to perturb.
+
+    Args:
+        variant: The JSON object described above.
+        dtypes: The model's inputs, name to numpy type name.
+
+    Raises:
+        InputError: All inputs hold integers, which input noise leaves alone.
+    """
+    kind = _kind(variant)
+    if kind in INPUT_KINDS and not any(name.startswith(("float", "bfloat")) for name in dtypes.values()):
+        raise InputError(
+            f"{kind} needs a floating-point input, but the model's inputs are {dict(dtypes)}; leave input noise out"
+        )
+
+
+def perturb_inputs(variant: Variant, name: str, batch: Array, first_index: int) -> Array:
+    """One input's batch as ``variant`` leaves it; integer inputs (ids, masks) stay as they are.
+
+    Gaussian noise has σ² = var(sample) / 10^(snr_db / 10), per sample and in the model's input domain, not clipped.
+    Impulse noise gives each element the sample's minimum or maximum, half each, with probability ``rate``.
+
+    Args:
+        variant: The JSON object described above.
+        name: The input's name.
+        batch: Consecutive samples, the first axis counting them.
+        first_index: The first sample's index in the whole data, so that noise does not depend on the batch size.
+
+    Returns:
+        An array of the same type and shape; ``batch`` itself where nothing changes.
+
+    Raises:
+        InputError: The variant is malformed.
+    """
+    kind = _kind(variant)
+    if kind not in INPUT_KINDS or not bits.is_floating(batch.dtype) or not batch.size:
+        return batch
+    samples = batch.reshape(len(batch), -1)
+    words = _sample_words(kind, *_draw(variant), name, samples.shape, first_index)
+    noisy = _gaussian(samples, words, variant) if kind == "gaussian_input" else _impulses(samples, words, variant)
+    with np.errstate(over="ignore"):  # noise is not clipped, so it may leave a narrow format's range
+        return noisy.astype(batch.dtype).reshape(batch.shape)
+
+
+def _gaussian(samples: Array, words: NDArray[np.uint64], variant: Variant) -> Array:
+    snr_db = _number(variant, "snr_db", -300.0, math.inf)
+    signal = samples.astype(np.float64)
+    sigma = signal.std(axis=1, keepdims=True) * 10 ** (-snr_db / 20)
+    noisy: Array = signal + sigma * _standard_normal(words)[:, : samples.shape[1]]
+    return noisy
+
+
+def _impulses(samples: Array, words: NDArray[np.uint64], variant: Variant) -> Array:
+    rate = _number(variant, "rate", 0.0, 1.0)
+    words = words[:, : samples.shape[1]]
+    # The lowest bit takes no part in the uniform number, so it can choose between salt and pepper.
+    impulse = np.where(words & np.uint64(1), samples.max(axis=1, keepdims=True), samples.min(axis=1, keepdims=True))
+    noisy: Array = np.where(bits.uniforms(words) < rate, impulse, samples)
+    return noisy
+
+
+def _sample_words(
+    kind: str, seed: int, draw: int, name: str, shape: tuple[int, ...], first_index: int
+) -> NDArray[np.uint64]:
+    """Each sample's own words, shape [samples, features rounded up to whole blocks]."""
+    n_samples, n_features = shape
+    blocks = -(-n_features // BLOCK)
+    stream = bits.random_words(kind, seed, draw, name, block=first_index * blocks)
+    return stream.random_raw(n_samples * blocks * BLOCK).reshape(n_samples, blocks * BLOCK)
+
+
+def _standard_normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Standard normal numbers, one for each word of an even last axis (Box and Muller, 1958)."""
+    uniforms = bits.uniforms(words)
+    radius = np.sqrt(-2 * np.log1p(-uniforms[..., 0::2]))
+    angle = 2 * np.pi * uniforms[..., 1::2]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(words.shape)
+
+
+def _normal_field(stream: np.random.Philox, size: int) -> NDArray[np.float64]:
+    """The first ``size`` standard normal numbers of a stream, made in chunks to bound the memory in between."""
+    normals = np.empty(size)
+    for start in range(0, size, bits.CHUNK):
+        part = normals[start : start + bits.CHUNK]
+        part[:] = _standard_normal(stream.random_raw(part.size + part.size % 2))[: part.size]
+    return normals
+
+
+def _noisy_weights(tensor: Array, n_bits: int, sigma: float, stream: np.random.Philox) -> Array:
+    """A copy of one weight tensor with noise on every weight, relative to a range as its kind of number defines it."""
+    if bits.is_floating(tensor.dtype):
+        return _noisy_floats(tensor, sigma, stream)
+    if n_bits < bits.width(tensor.dtype):
+        return _packed(_noisy_integers(_unpacked(tensor, n_bits), (0, 2**n_bits - 1), sigma, stream))
+    limits = ml_dtypes.iinfo(tensor.dtype)
+    return _noisy_integers(tensor, (int(limits.min), int(limits.max)), sigma, stream)
+
+
+def _noisy_floats(tensor: Array, sigma: float, stream: np.random.Philox) -> Array:
+    """Noise of σ × (max − min) of the tensor's finite elements, not clipped."""
+    values = tensor.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    spread = float(np.ptp(finite)) if finite.size else 0.0
+    noise = _normal_field(stream, tensor.size).reshape(tensor.shape)
+    with np.errstate(over="ignore"):  # what leaves the format's range is stored as infinity
+        noisy: Array = (values + sigma * spread * noise).astype(tensor.dtype)
+    return noisy
+
+
+def _noisy_integers(weights: Array, limits: tuple[int, int], sigma: float, stream: np.random.Philox) -> Array:
+    """Noise of σ × (high − low) quantization steps, the format's whole range; rounded to whole steps and saturated."""
+    low, high = limits
+    steps = np.rint(sigma * (high - low) * _normal_field(stream, weights.size)).reshape(weights.shape)
+    return np.clip(weights.astype(np.float64) + steps, low, high).astype(weights.dtype)
+
+
+def _unpacked(tensor: Array, n_bits: int) -> Array:
+    """Unsigned numbers that stand packed in bytes, lowest bits first, along a new last axis."""
+    if 8 % n_bits:
+        raise InputError(f"weights of {n_bits} bits do not fill bytes; weight noise takes packed weights of 1, 2 or 4")
+    shifts = np.arange(0, 8, n_bits, dtype=np.uint8)
+    unpacked: Array = tensor.view(np.uint8)[..., np.newaxis] >> shifts & np.uint8(2**n_bits - 1)
+    return unpacked
+
+
+def _packed(weights: Array) -> Array:
+    """The inverse of `_unpacked`, for bytes."""
+    shifts = np.arange(0, 8, 8 // weights.shape[-1], dtype=np.uint8)
+    packed: Array = np.bitwise_or.reduce(weights << shifts, axis=-1)
+    return packed
+
+
+def _holds_weights(dtype: np.dtype[Any]) -> bool:
+    return bits.is_floating(dtype) or (bits.is_integer(dtype) and bits.width(dtype) <= 8)
+
+
+def _kind(variant: Variant) -> str:
+    kind = str(variant.get("kind"))
+    if kind not in KINDS:
+        raise UnknownNameError("perturbation", kind, KINDS)
+    return kind
+
+
+def _draw(variant: Variant) -> tuple[int, int]:
+    missing = [key for key in ("seed", "draw") if not isinstance(variant.get(key), int)]
+    if missing:
+        raise InputError(f"a {variant['kind']} variant needs a whole number as {missing[0]!r}: {dict(variant)}")
+    return variant["seed"], variant["draw"]
+
+
+def _number(variant: Variant, key: str, low: float, high: float) -> float:
+    value = variant.get(key)
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise InputError(f"a {variant['kind']} variant needs a number in [{low}, {high}] as {key!r}: {dict(variant)}")
+    return float(value)

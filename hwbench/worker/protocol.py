@@ -1,0 +1,239 @@
+"""What parent and worker say to each other: a job file in, a result file out, arrays as ``.npy`` files beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hwbench.backend import Backend, load_backend
+from hwbench.errors import HwbenchError
+
+PROTOCOL = 1
+JOB_FILE = "job.json"
+RESULT_FILE = "result.json"
+DONE_FILE = "done.json"
+PROGRESS_FILE = "progress.jsonl"
+
+# What the language, the C++ library, the C library and the runtimes say when memory is short.
+_OUT_OF_MEMORY = (
+    "MemoryError",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "Memory allocation still failed",
+    "CUDA out of memory",
+)
+
+JobStatus = Literal["ok", "error", "unavailable", "timeout", "oom", "crash"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job's process tree may use.
+
+    Attributes:
+        memory_mib: Cap on its memory, in MiB.
+        cpu_quota: Processor time it may use per second of wall time, in cores.
+        timeout_s: Wall time after which a worker is killed, in seconds; one that goes on after it has as much again.
+    """
+
+    memory_mib: int | None = None
+    cpu_quota: float | None = None
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for a worker.
+
+    Attributes:
+        task: ``module:function`` of the loop to run; the function takes the `JobContext` and returns a JSON object.
+        params: The task's arguments, JSON only. Files are named by absolute path.
+        backend: ``module:Class`` of the backend; empty if the task needs none.
+        options: The backend's options.
+        limits: What the process tree may use.
+        exclusive: Whether it must run alone on the machine (it measures time or memory).
+        variants: Names of the parts of the job that are run, and stored, one after the other. A worker that dies in one
+            of them is started again after it, so that a crash costs that variant alone.
+        identity: Content hashes that stand for the files named in ``params``, so that equal work has an equal key
+            wherever its files lie; keys of ``params`` whose values are paths, to those hashes.
+    """
+
+    task: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = Limits()
+    exclusive: bool = False
+    variants: tuple[str, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A name for this work: equal jobs have equal keys, so that they run once and can be resumed."""
+        content = {
+            "task": self.task,
+            "params": {name: self.identity.get(name, value) for name, value in self.params.items()},
+            "backend": self.backend,
+            "options": dict(self.options),
+            "limits": [self.limits.memory_mib, self.limits.cpu_quota],
+            "variants": self.variants,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended.
+
+    Attributes:
+        status: ok, or the classified end. A job with variants is ok if one of them was carried out; the others are in
+            ``failed``.
+        folder: Where its arrays lie.
+        data: What the task returned; the data of each variant under ``"variants"``.
+        detail: The reason where the status is not ok.
+        failed: Variant to (status, reason), for the variants in which the worker died.
+        usage: Memory, in MiB. From the worker itself: ``peak_mib`` (its highest resident set), ``anon_mib`` and
+            ``file_mib`` (its resident set at the end), ``children_peak_mib`` where it had children. Under a limit:
+            ``mechanism``, ``cap_mib``, ``cpu_quota`` and the figures of `hwbench.targets.cgroups.Group.memory_usage`,
+            over the whole process tree.
+    """
+
+    status: JobStatus
+    folder: Path
+    data: Mapping[str, Any] = field(default_factory=dict)
+    detail: str = ""
+    failed: Mapping[str, tuple[JobStatus, str]] = field(default_factory=dict)
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was carried out, but for the variants in `failed`."""
+        return self.status == "ok"
+
+    def store(self) -> None:
+        """Keep this result in its folder, so that `load` finds it after an interruption."""
+        record = {key: value for key, value in vars(self).items() if key != "folder"}
+        write_json(self.folder / DONE_FILE, {"protocol": PROTOCOL, **record})
+
+    @classmethod
+    def load(cls, folder: Path) -> JobResult | None:
+        """The result kept in a folder; None if there is none."""
+        if not (folder / DONE_FILE).is_file():
+            return None
+        record = read_json(folder / DONE_FILE)
+        del record["protocol"]
+        return cls(folder=folder, **record)
+
+    def array(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+        """An array the task wrote, memory-mapped."""
+        loaded: np.ndarray[Any, np.dtype[Any]] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return loaded
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a task is given: the worker's side of a `Job`.
+
+    Attributes:
+        folder: The job's folder; its arrays are written here.
+        params: The task's arguments.
+        backend: ``module:Class`` of the backend; empty if the task needs none.
+        options: The backend's options.
+        variants: Names of the variants still to do, in order.
+    """
+
+    folder: Path
+    params: Mapping[str, Any]
+    backend: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[str, ...] = ()
+
+    def load_backend(self) -> Backend:
+        """The backend this job is for."""
+        return load_backend(self.backend)
+
+    def start(self, variant: str) -> None:
+        """Say that ``variant`` begins: if the worker dies from here on, it died in it."""
+        self._record({"start": variant})
+
+    def done(self, variant: str, data: Mapping[str, Any]) -> None:
+        """Say that ``variant`` is finished and keep its data (JSON), whatever happens to the worker later."""
+        self._record({"done": variant, "data": dict(data)})
+
+    def save(self, name: str, array: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """Write an array that `JobResult.array` reads back."""
+        np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
+
+    def _record(self, line: Mapping[str, Any]) -> None:
+        # One unbuffered write; the newline before it ends what a killed worker may have left half written.
+        with (self.folder / PROGRESS_FILE).open("ab", buffering=0) as file:
+            file.write(b"\n" + json.dumps(line).encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the variants of a job have come.
+
+    Attributes:
+        finished: Variant to its data.
+        current: The variant that was started and not finished; None between variants.
+    """
+
+    finished: Mapping[str, Any]
+    current: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Progress:
+        """What the workers of the job in ``folder`` have recorded."""
+        path = folder / PROGRESS_FILE
+        finished: dict[str, Any] = {}
+        current = None
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # empty, or cut off by the worker's death
+            current = record.get("start")
+            if "done" in record:
+                finished[record["done"]] = record["data"]
+        return cls(finished, current)
+
+
+class ProtocolError(HwbenchError):
+    """A job or result file of another version of hwbench."""
+
+
+def out_of_memory(message: str) -> bool:
+    """Whether an error message says that memory ran out."""
+    return any(sign in message for sign in _OUT_OF_MEMORY)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a reader sees all of it or nothing."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file written by `write_json`.
+
+    Raises:
+        ProtocolError: It comes from another version of the protocol.
+    """
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content.get("protocol") != PROTOCOL:
+        raise ProtocolError(
+            f"{path}: job protocol {content.get('protocol')}, this hwbench speaks {PROTOCOL}; "
+            "use one version on both sides"
+        )
+    return content
+

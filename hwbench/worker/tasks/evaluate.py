@@ -1,0 +1,166 @@
+"""Task: run a build over all inputs, once per variant (fault-free, bits flipped, noise added), and store what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hwbench.backend import Array, Feeds, Session
+from hwbench.npy import NpyWriter, rows
+from hwbench.topk import topk
+from hwbench.worker.perturb import INPUT_KINDS, WEIGHT_KINDS, WeightPerturber, perturb_inputs
+from hwbench.worker.protocol import JobContext
+
+TOP = 5
+# Inputs are read this many bytes at a time: enough to amortize the read, little enough to keep memory flat.
+_CHUNK_BYTES = 8 << 20
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Run every variant of the job.
+
+    Params:
+        model: Path of the deployed ONNX.
+        inputs: Input name to ``.npy`` path.
+        n: How many inputs.
+        batch: Inputs per run; the last batch is filled up by repeating its last input.
+        outputs: Names of the tensors to keep: outputs, or with ``expose`` any tensors of the graph.
+        keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
+        variants: Variant name to what is perturbed (`hwbench.worker.perturb`).
+
+    Returns:
+        ``restored``: whether the golden output recomputed at the end was the same, bit for bit (where stored numbers were
+        changed). Per variant: ``arrays``, one name per output; ``n_faults``; ``failed``, why, where the runtime refused the
+        faulty build.
+    """
+    variants: Mapping[str, Mapping[str, Any]] = job.params["variants"]
+    source = Path(job.params["model"])
+    weights = None
+    if any(variant["kind"] in WEIGHT_KINDS for variant in variants.values()):
+        weights = WeightPerturber.from_model(onnx.load(source))
+    mutable = tuple(weights.tensors) if weights else ()
+    model = _exposing(source, job.params["outputs"]) if job.params.get("expose") else source
+    with job.load_backend().compile(model, job.options, mutable) as session:
+        evaluation = _Evaluation(job, session, weights)
+        for name in job.variants:
+            job.start(name)
+            job.done(name, evaluation.variant(variants[name]))
+        return {"restored": evaluation.restored()} if weights else {}
+
+
+class _Evaluation:
+    """One session's way through the variants."""
+
+    def __init__(self, job: JobContext, session: Session, weights: WeightPerturber | None) -> None:
+        self._job, self._session, self._weights = job, session, weights
+        self._files = {name: Path(path) for name, path in job.params["inputs"].items()}
+        self._n, self._batch = int(job.params["n"]), int(job.params["batch"])
+        self._outputs: list[str] = job.params["outputs"]
+        self._changed: set[str] = set()
+        self._chunk: tuple[int, dict[str, Array]] | None = None
+        rates = [variant["rate"] for variant in job.params["variants"].values() if variant["kind"] == "bit_errors"]
+        self._max_rate = max(rates, default=0.0)
+        self._known: dict[tuple[int, ...], list[str]] = {}
+
+    def variant(self, variant: Mapping[str, Any]) -> dict[str, Any]:
+        if variant["kind"] in WEIGHT_KINDS and self._weights is not None:
+            return self._faulty(variant, self._weights)
+        self._update({})
+        arrays = self._run(variant)
+        if variant["kind"] == "golden":
+            self._known[()] = arrays
+        return {"n_faults": 0, "arrays": arrays}
+
+    def restored(self) -> bool:
+        """Whether the build gives its golden output again, on the first batch of inputs."""
+        self._update({})
+        feeds, count = next(self._batches({"kind": "golden"}))
+        again = [self._session.run(feeds)[output][:count] for output in self._outputs]
+        return all(np.array_equal(a, b) for a, b in zip(self._golden, again, strict=True))
+
+    def _faulty(self, variant: Mapping[str, Any], weights: WeightPerturber) -> dict[str, Any]:
+        changes = weights.changes(variant, self._max_rate)
+        # Error sets of a draw are nested, so an equal number of faults is the same set and gives the same outputs.
+        same = (variant["draw"], changes.n_faults) if changes.n_faults else ()
+        if variant["kind"] == "bit_errors" and same in self._known:
+            return {"n_faults": changes.n_faults, "arrays": self._known[same]}
+        try:
+            self._update(changes.tensors)
+            arrays = self._run(variant)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
+            return {"n_faults": changes.n_faults, "arrays": [], "failed": f"{type(error).__name__}: {error}"[:300]}
+        if variant["kind"] == "bit_errors":
+            self._known[same] = arrays
+        return {"n_faults": changes.n_faults, "arrays": arrays}
+
+    def _run(self, variant: Mapping[str, Any]) -> list[str]:
+        top = self._job.params["keep"] == "top"
+        with ExitStack() as stack:
+            writers: list[NpyWriter] = []
+            for feeds, count in self._batches(variant):
+                made = self._session.run(feeds)
+                values = [_top(made[name][:count]) if top else made[name][:count] for name in self._outputs]
+                if not writers:
+                    writers = [stack.enter_context(NpyWriter(self._job.folder, value.dtype, value.shape[1:])) for value in values]
+                for writer, value in zip(writers, values, strict=True):
+                    writer.append(value)
+            return [writer.close().path.stem for writer in writers]
+
+    def _update(self, tensors: Mapping[str, Array]) -> None:
+        if self._weights is None:
+            return
+        if not hasattr(self, "_golden"):
+            feeds, count = next(self._batches({"kind": "golden"}))
+            self._golden = [self._session.run(feeds)[output][:count] for output in self._outputs]
+        for name in self._changed - tensors.keys():
+            self._session.update(name, self._weights.tensors[name])
+        for name, value in tensors.items():
+            self._session.update(name, value)
+        self._changed = set(tensors)
+
+    def _batches(self, variant: Mapping[str, Any]) -> Iterator[tuple[Feeds, int]]:
+        for first, chunk in self._chunks():
+            size = len(next(iter(chunk.values())))
+            for start in range(0, size, self._batch):
+                count = min(self._batch, size - start)
+                feeds = {name: value[start : start + count] for name, value in chunk.items()}
+                if variant["kind"] in INPUT_KINDS:
+                    feeds = {name: perturb_inputs(variant, name, value, first + start) for name, value in feeds.items()}
+                if count < self._batch:
+                    feeds = {name: np.concatenate([value, np.repeat(value[-1:], self._batch - count, axis=0)]) for name, value in feeds.items()}
+                yield feeds, count
+
+    def _chunks(self) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Whole batches of inputs, about `_CHUNK_BYTES` at a time; inputs that fit into one chunk are read once."""
+        if self._chunk is not None:
+            yield self._chunk
+            return
+        sample = sum(rows(file, 0, 1).nbytes for file in self._files.values())
+        step = max(1, _CHUNK_BYTES // (sample * self._batch)) * self._batch
+        for first in range(0, self._n, step):
+            chunk = {name: rows(file, first, min(first + step, self._n)) for name, file in self._files.items()}
+            if step >= self._n:
+                self._chunk = (first, chunk)
+            yield first, chunk
+
+
+def _exposing(source: Path, names: list[str]) -> bytes:
+    """The model with ``names`` among its outputs; the runtime infers what they are."""
+    model = onnx.load(source)
+    present = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def _top(output: Array) -> Array:
+    best = topk(output, TOP)
+    best[~np.isfinite(output.reshape(len(output), -1)).all(axis=1)] = -1
+    return best

@@ -1,0 +1,179 @@
+"""Small models for tests: float ones, and what ONNX Runtime's quantizers make of them. All are deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET, IR_VERSION = 21, 10  # read by every runtime the tests use
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def make_model(
+    nodes: Iterable[onnx.NodeProto],
+    inputs: Mapping[str, tuple[int, list[int | str]]],
+    outputs: Mapping[str, tuple[int, list[int | str]]],
+    weights: Mapping[str, Array] | None = None,
+) -> onnx.ModelProto:
+    """A model of ``nodes``; inputs and outputs are name to (element type, shape)."""
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
+        [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+    )
+    domains = {node.domain for node in graph.node} - {""}
+    opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
+    return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets)
+
+
+def small_cnn(seed: int = 0) -> onnx.ModelProto:
+    """A residual CNN, ``x`` (N, 1, 8, 8) to ``y`` (N, 10). Its residual Add has no name, its classifier is a MatMul."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c2", "r1"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["r2"], "relu2"),
+        helper.make_node("GlobalAveragePool", ["r2"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
+        helper.make_node("MatMul", ["flat", "w3"], ["y"], "classifier"),
+    ]
+    weights = _normal(seed, w1=(8, 1, 3, 3), b1=(8,), w2=(8, 8, 3, 3), w3=(8, 10))
+    return make_model(nodes, {"x": (1, ["N", 1, 8, 8])}, {"y": (1, ["N", 10])}, weights)
+
+
+def mlp(seed: int = 0) -> onnx.ModelProto:
+    """A Gemm and a MatMul with bias, ``x`` (N, 64) to ``y`` (N, 10); the MatMul has K = 128, enough for int4 blocks."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], "gemm", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["z"], "matmul"),
+        helper.make_node("Add", ["z", "b2"], ["y"], "bias"),
+    ]
+    weights = _normal(seed, w1=(128, 64), b1=(128,), w2=(128, 10), b2=(10,))
+    return make_model(nodes, {"x": (1, ["N", 64])}, {"y": (1, ["N", 10])}, weights)
+
+
+def two_inputs(seed: int = 0) -> onnx.ModelProto:
+    """A bag of embeddings, ``ids`` int64 (N, S) and ``mask`` float32 (N, S) to ``y`` (N, 3); ids are below 32."""
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["embedded"], "embed"),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"], "widen"),
+        helper.make_node("Mul", ["embedded", "wide"], ["masked"], "apply_mask"),
+        helper.make_node("ReduceSum", ["masked", "middle"], ["bag"], "bag", keepdims=0),
+        helper.make_node("MatMul", ["bag", "w"], ["y"], "classifier"),
+    ]
+    weights = _normal(seed, table=(32, 16), w=(16, 3))
+    axes = {"last": np.array([-1]), "middle": np.array([1])}
+    inputs: dict[str, tuple[int, list[int | str]]] = {
+        "ids": (TensorProto.INT64, ["N", "S"]),
+        "mask": (TensorProto.FLOAT, ["N", "S"]),
+    }
+    return make_model(nodes, inputs, {"y": (1, ["N", 3])}, weights | axes)
+
+
+def unknown_operator() -> onnx.ModelProto:
+    """A model whose node ``strange`` is of an operator that no runtime knows."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], "relu"),
+        helper.make_node("Strange", ["a"], ["b"], "strange", domain="tests.example"),
+        helper.make_node("Sigmoid", ["b"], ["y"], "sigmoid"),
+    ]
+    return make_model(nodes, {"x": (1, ["N", 4])}, {"y": (1, ["N", 4])})
+
+
+def feeds(model: onnx.ModelProto, batch: int = 4, seed: int = 1) -> dict[str, Array]:
+    """Random inputs for a model: standard normal floats, integers below 32, free dimensions of size ``batch``."""
+    generator = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        shape = [size.dim_value or batch for size in kind.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        whole = np.issubdtype(dtype, np.integer)
+        drawn = generator.integers(0, 32, shape) if whole else generator.standard_normal(shape)
+        made[value.name] = np.asarray(drawn).astype(dtype)
+    return made
+
+
+def static_int8(
+    model: onnx.ModelProto,
+    activations: Literal["u8", "s8"] = "u8",
+    weights: Literal["u8", "s8"] = "s8",
+    per_channel: bool = True,
+    reduce_range: bool = False,
+    symmetric: bool = False,
+) -> onnx.ModelProto:
+    """The QDQ version of a model, calibrated on random inputs; ``symmetric`` activations have zero point 0."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the runtime has no types
+        def __init__(self) -> None:
+            self.batches: Iterator[dict[str, Array]] = iter([feeds(model, batch=32, seed=2)])
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self.batches, None)
+
+    types = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_static(
+            _copy(model),  # it moves the weights of what it is given into a file
+            str(path),
+            Reader(),
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            activation_type=types[activations],
+            weight_type=types[weights],
+            extra_options={"ActivationSymmetric": symmetric},
+        )
+        return onnx.load(path)
+
+
+def dynamic_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The dynamically quantized version of a model."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_dynamic(_copy(model), str(path))
+        return onnx.load(path)
+
+
+def int4(model: onnx.ModelProto, block_size: int = 32) -> onnx.ModelProto:
+    """The weight-only int4 version of a model: MatMul becomes MatMulNBits."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer = MatMulNBitsQuantizer(_copy(model), block_size=block_size, is_symmetric=True)
+    quantizer.process()
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+def saved(model: onnx.ModelProto, path: Path, external: bool = False) -> Path:
+    """Save a model, its weights beside it if ``external``, and return its path."""
+    onnx.save(_copy(model), path, save_as_external_data=external, size_threshold=0, location=f"{path.name}.data")
+    return path
+
+
+def _normal(seed: int, **shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Named weights, He-scaled so that activations stay of order one."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: (generator.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

@@ -1,0 +1,194 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hwbench.errors import UnknownNameError
+from hwbench.targets import open_target
+from hwbench.worker.protocol import Job, Limits
+
+DEADLINE_S = 60.0
+
+
+def run(task, folder, params=(), **job):
+    return open_target("local").run(Job(f"sample_tasks:{task}", dict(params), **job), folder)
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+    return value
+
+
+def gone(pid):
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def no_group_left(parent):
+    open_target("local")  # removes what a parent that was killed left
+    return not list(Path("/sys/fs/cgroup").rglob(f"hwbench-{parent}-*"))
+
+
+def pid_in(folder):
+    path = folder / "pid"
+    return until(lambda: path.exists() and path.read_text())
+
+
+def test_job_is_carried_out_in_a_folder_with_spaces(tmp_path):
+    result = run("ok", tmp_path / "a job" / "of mine", {"numbers": [1, 2]}, options={"threads": 1})
+    assert result.ok, result.detail
+    assert result.data == {"options": {"threads": 1}}
+    assert result.array("doubled").tolist() == [2, 4]
+    assert 0 < result.usage["anon_mib"] < result.usage["peak_mib"]
+    assert "mechanism" not in result.usage
+
+
+def test_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("ok", Path("job"), {"numbers": [1]}).array("doubled").tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("task", "status", "detail"),
+    [
+        ("refuses", "unavailable", "no such device (buy one)"),
+        ("bad_model", "error", "model.onnx: not an ONNX file"),
+        ("raises", "error", "ValueError: a wrong number"),
+        ("memory_error", "oom", "MemoryError"),
+        ("runtime_out_of_memory", "oom", "std::bad_alloc"),
+        ("returns_no_json", "error", "not JSON serializable"),
+        ("segfault", "crash", "died of SIGSEGV\nabout to die"),
+        ("exits", "error", "exit status 3 and no result"),
+        ("nowhere", "error", "nowhere"),
+    ],
+)
+def test_every_end_is_classified(tmp_path, task, status, detail):
+    result = run(task, tmp_path)
+    assert (result.status, result.ok) == (status, False)
+    assert detail in result.detail
+
+
+def test_traceback_is_kept_for_unexpected_errors_only(tmp_path):
+    assert "sample_tasks.py" in run("raises", tmp_path / "a").detail
+    assert "sample_tasks.py" not in run("bad_model", tmp_path / "b").detail
+
+
+def test_worker_that_hangs_is_killed(tmp_path):
+    result = run("sleeps", tmp_path, limits=Limits(timeout_s=3))
+    assert (result.status, result.detail) == ("timeout", "took longer than 3 s")
+    assert gone(pid_in(tmp_path))
+
+
+def test_nothing_of_an_earlier_attempt_is_read(tmp_path):
+    assert run("variants", tmp_path, variants=("a",)).ok
+    assert run("ok", tmp_path, {"numbers": [1]}).ok
+    assert run("exits", tmp_path).status == "error"
+    assert run("variants", tmp_path, variants=("a", "hang"), limits=Limits(timeout_s=3)).data == {
+        "variants": {"a": {"length": 1}}
+    }
+
+
+def test_children_of_a_worker_end_with_it(tmp_path):
+    result = run("leaves_child", tmp_path)
+    assert result.ok
+    assert until(lambda: gone(result.data["pid"]))
+
+
+def test_a_variant_that_dies_costs_that_variant_alone(tmp_path):
+    names = ("a", "crash", "bb", "hang", "raise", "memory", "ccc")
+    result = run("variants", tmp_path, variants=names, limits=Limits(timeout_s=5))
+    assert result.ok
+    assert result.data == {"common": 1, "variants": {"a": {"length": 1}, "bb": {"length": 2}, "ccc": {"length": 3}}}
+    statuses = {name: status for name, (status, _) in result.failed.items()}
+    assert statuses == {"crash": "crash", "hang": "timeout", "raise": "error", "memory": "oom"}
+    assert "SIGSEGV" in result.failed["crash"][1]
+    assert (tmp_path / "workers").read_text().splitlines() == [
+        "a crash bb hang raise memory ccc",
+        "bb hang raise memory ccc",
+        "raise memory ccc",
+        "memory ccc",
+        "ccc",
+    ]
+
+
+def test_worker_that_dies_before_its_first_variant_fails_them_all(tmp_path):
+    result = run("dies_loading", tmp_path, variants=("a", "b"))
+    assert result.status == "crash"
+    assert {name: status for name, (status, _) in result.failed.items()} == {"a": "crash", "b": "crash"}
+
+
+def test_worker_that_dies_between_variants_goes_on_while_it_advances(tmp_path):
+    result = run("variants", tmp_path, variants=("a", "between", "b"))
+    assert result.ok
+    assert result.data["variants"] == {"a": {"length": 1}}
+    assert {name: status for name, (status, _) in result.failed.items()} == {"between": "crash", "b": "crash"}
+    assert (tmp_path / "workers").read_text().splitlines() == ["a between b", "between b"]
+
+
+def test_variant_the_task_passed_over_is_an_error(tmp_path):
+    result = run("variants", tmp_path, variants=("a", "forgotten"))
+    assert result.failed == {"forgotten": ("error", "the task ended without it")}
+
+
+def test_unavailable_ends_a_job_with_variants_at_once(tmp_path):
+    result = run("refuses", tmp_path, variants=("a", "b"))
+    assert result.status == "unavailable"
+    assert result.failed.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_worker_dies_with_its_parent(tmp_path, number):
+    code = (
+        "import sys; from pathlib import Path; from hwbench.targets import open_target; "
+        "from hwbench.worker.protocol import Job, Limits; "
+        "open_target('local').run(Job('sample_tasks:sleeps', limits=Limits(memory_mib=512)), Path(sys.argv[1]))"
+    )
+    with (tmp_path / "stderr").open("wb") as stderr:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "job")],
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    pid = pid_in(tmp_path / "job")
+    parent.send_signal(number)
+    assert parent.wait(DEADLINE_S) == -number
+    until(lambda: gone(pid))
+    until(lambda: no_group_left(parent.pid))
+    if number == signal.SIGINT:
+        assert "KeyboardInterrupt" in (tmp_path / "stderr").read_text()
+
+
+def test_stop_kills_what_runs_and_refuses_more(tmp_path):
+    target = open_target("local")
+    interrupted = []
+
+    def work():
+        try:
+            target.run(Job("sample_tasks:sleeps"), tmp_path / "job")
+        except KeyboardInterrupt:
+            interrupted.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    pid = pid_in(tmp_path / "job")
+    target.stop()
+    thread.join(DEADLINE_S)
+    assert interrupted == [True]
+    assert gone(pid)
+    with pytest.raises(KeyboardInterrupt):
+        target.run(Job("sample_tasks:ok", {"numbers": []}), tmp_path / "next")
+
+
+def test_unknown_kind_is_named_with_the_known_ones():
+    with pytest.raises(UnknownNameError, match=r"unknown target 'locla'\. Did you mean 'local'"):
+        open_target("locla")

@@ -1,0 +1,45 @@
+import sys
+
+import pytest
+
+from hwbench.callables import is_reference, load_callable
+from hwbench.errors import DataError, InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a:b", True),
+        ("a.b:c.d", True),
+        ("a", False),
+        ("a:", False),
+        (":b", False),
+        ("a/x.npz", False),
+        ("./a:b", False),
+    ],
+)
+def test_references_are_told_from_paths(text, expected):
+    assert is_reference(text) is expected
+
+
+def test_modules_in_the_current_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "hwbench_test_mine.py").write_text("class Box:\n    @staticmethod\n    def f():\n        return 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_callable("hwbench_test_mine:Box.f")() == 7
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("no colon", "not of the form module:callable"),
+        ("hwbench_no_such_module:f", "hwbench_no_such_module"),
+        ("math:no_such_function", "no_such_function"),
+        ("math:pi", "not callable but of type float"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(reference, message):
+    with pytest.raises(InputError, match=message):
+        load_callable(reference)
+    with pytest.raises(DataError):
+        load_callable(reference, DataError)

@@ -1,0 +1,285 @@
+"""Proportions, quantiles and timings against published examples, other implementations and their invariants."""
+
+import itertools
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwbench import stats
+
+quick = settings(deadline=None, max_examples=60)
+levels = st.floats(0.5, 0.999)
+counts = st.integers(0, 60)
+tables = st.tuples(counts, counts, counts, counts).filter(lambda cells: sum(cells) > 0)
+
+
+def pair(both, only_a, only_b, neither):
+    """The two bool arrays of a paired 2x2 table."""
+    cells = [both, only_a, only_b, neither]
+    return np.repeat([True, True, False, False], cells), np.repeat([True, False, True, False], cells)
+
+
+def within(estimate, low, high):
+    return low <= estimate.low <= estimate.value <= estimate.high <= high
+
+
+# One proportion
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "wilson", "exact"),
+    [  # Newcombe (1998), "Two-sided confidence intervals for the single proportion", Table I, methods 3 and 5
+        (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)),
+        (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
+        (0, 20, (0.0, 0.1611), (0.0, 0.1684)),
+        (1, 29, (0.0061, 0.1718), (0.0009, 0.1776)),
+    ],
+)
+def test_proportion_published_examples(k, n, wilson, exact):
+    score, clopper = stats.proportion(k, n), stats.clopper_pearson(k, n)
+    assert (score.low, score.high) == pytest.approx(wilson, abs=5e-5)
+    assert (clopper.low, clopper.high) == pytest.approx(exact, abs=5e-5)
+    assert (score.value, score.n, score.level) == (k / n, n, 0.95)
+
+
+@pytest.mark.parametrize("n", [1, 20, 10_000])
+def test_exact_upper_without_events_has_its_closed_form(n):
+    bound = stats.exact_upper(0, n, 0.9)
+    assert bound.high == pytest.approx(1 - 0.1 ** (1 / n))
+    assert bound.low == bound.value == 0
+
+
+@quick
+@given(st.integers(1, 200), st.data(), levels)
+def test_proportion_intervals_invariants(n, data, level):
+    k = data.draw(st.integers(0, n))
+    for interval in (stats.proportion, stats.clopper_pearson, stats.exact_upper):
+        estimate = interval(k, n, level)
+        wider = interval(k, n, (1 + level) / 2)
+        assert within(estimate, 0, 1)
+        assert wider.low <= estimate.low <= estimate.high <= wider.high
+    mirrored = stats.proportion(n - k, n, level)
+    assert stats.proportion(k, n, level).high == pytest.approx(1 - mirrored.low, abs=1e-12)
+    assert stats.exact_upper(k, n, level).high <= stats.clopper_pearson(k, n, level).high
+
+
+@pytest.mark.parametrize("arguments", [(0, 0), (3, 2), (-1, 5), (1, 2, 1.0), (1, 2, 95)])
+def test_proportion_refuses_impossible_arguments(arguments):
+    with pytest.raises(ValueError, match=r"proportion needs|confidence level"):
+        stats.proportion(*arguments)
+
+
+# Two paired proportions
+
+
+@pytest.mark.parametrize(
+    ("cells", "level", "low", "high"),
+    [
+        ((4, 9, 3, 16), 0.95, -0.027, 0.390),  # Tango (1998)
+        ((43, 0, 1, 0), 0.90, -0.096, 0.037),  # Tango (1998), contact lens disinfection
+        ((53, 16, 8, 9), 0.95, -0.020, 0.207),  # Agresti and Min (2005)
+        ((1, 1, 7, 12), 0.95, -0.517, -0.026),  # Fagerland, Lydersen and Laake (2014), Table V
+    ],
+)
+def test_paired_difference_published_examples(cells, level, low, high):
+    estimate = stats.paired_difference(*pair(*cells), level)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high"),
+    [
+        ((36, 12, 2, 0), 0.0569, 0.3404),  # Newcombe (1998)
+        ((1, 1, 7, 12), -0.507, -0.026),  # Fagerland, Lydersen and Laake (2014), Table V
+    ],
+)
+def test_newcombe_published_examples(cells, low, high):
+    estimate = stats.newcombe_paired(*pair(*cells))
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5.1e-4)
+
+
+def test_both_score_intervals_agree_with_wald_on_a_large_table():
+    cells = (794, 150, 86, 570)  # Agresti (1990), approval ratings; Wald: 0.04 +- 1.96 * 0.0095
+    n = sum(cells)
+    error = math.sqrt((150 + 86) / n - 0.04**2) / math.sqrt(n)
+    for interval in (stats.paired_difference, stats.newcombe_paired):
+        estimate = interval(*pair(*cells))
+        assert estimate.value == pytest.approx(0.04)
+        assert (estimate.low, estimate.high) == pytest.approx((0.04 - 1.96 * error, 0.04 + 1.96 * error), abs=4e-4)
+
+
+@quick
+@given(tables, levels)
+def test_paired_difference_invariants(cells, level):
+    a, b = pair(*cells)
+    for interval in (stats.paired_difference, stats.newcombe_paired):
+        estimate, swapped, wider = interval(a, b, level), interval(b, a, level), interval(a, b, (1 + level) / 2)
+        assert within(estimate, -1, 1)
+        assert estimate.value == pytest.approx(a.mean() - b.mean())
+        assert (estimate.low, estimate.high) == pytest.approx((-swapped.high, -swapped.low), abs=1e-9)
+        assert wider.low <= estimate.low + 1e-9
+        assert estimate.high <= wider.high + 1e-9
+
+
+@quick
+@given(tables, levels)
+def test_tango_excludes_zero_exactly_where_mcnemars_score_test_rejects(cells, level):
+    _, x, y, _ = cells
+    estimate = stats.paired_difference(*pair(*cells), level)
+    z = scipy.stats.norm.ppf((1 + level) / 2)
+    statistic = abs(x - y) / math.sqrt(x + y) if x + y else 0.0
+    if abs(statistic - z) > 1e-6:
+        assert (estimate.low > 0 or estimate.high < 0) == (statistic > z)
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 50_000])
+def test_tango_has_a_width_where_no_pair_disagrees(n):
+    same = np.ones(n, bool)
+    estimate = stats.paired_difference(same, same)
+    z2 = scipy.stats.norm.ppf(0.975) ** 2
+    assert (estimate.low, estimate.high) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
+    opposite = stats.paired_difference(same, ~same)
+    assert (opposite.low, opposite.high) == pytest.approx(((n - z2) / (n + z2), 1.0))
+
+
+@pytest.mark.parametrize(("n", "only_a", "only_b"), [(30, 0.2, 0.1), (50, 0.1, 0.1), (60, 0.05, 0.15)])
+def test_tango_covers_at_its_level(n, only_a, only_b):
+    covered = 0.0
+    cells = scipy.stats.multinomial(n, [1 - only_a - only_b, only_a, only_b])
+    for x, y in itertools.product(range(n + 1), repeat=2):
+        probability = cells.pmf([n - x - y, x, y])  # 0 where x + y > n
+        if probability > 1e-6:
+            estimate = stats.paired_difference(*pair(n - x - y, x, y, 0))
+            covered += probability * (estimate.low <= only_a - only_b <= estimate.high)
+    assert 0.94 <= covered <= 0.97
+
+
+def test_mcnemar_is_the_binomial_test_of_disagreeing_pairs():
+    assert stats.mcnemar_exact(*pair(10, 1, 7, 20)) == pytest.approx(2 * (1 + 8) / 2**8)
+    assert stats.mcnemar_exact(*pair(10, 7, 1, 20)) == pytest.approx(2 * (1 + 8) / 2**8)
+    assert stats.mcnemar_exact(*pair(10, 0, 0, 20)) == 1.0
+    assert stats.mcnemar_exact(*pair(0, 5, 5, 0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1, 0], [0, 1]), ([], []), ([True], [True, False]), ([[True]], [[True]]), ([0.5], [1.0])]
+)
+def test_paired_proportions_refuse_what_is_not_paired_bools(a, b):
+    for function in (stats.paired_difference, stats.newcombe_paired, stats.mcnemar_exact):
+        with pytest.raises(ValueError, match=r"bool array|one value per input"):
+            function(a, b)
+
+
+# Quantiles
+
+
+@quick
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300),
+    st.sampled_from([0.1, 0.5, 0.9, 0.99]),
+    st.sampled_from([0.9, 0.95, 0.99]),
+)
+def test_quantile_bounds_follow_from_the_binomial(values, q, level):
+    estimate = stats.quantile(values, q, level)
+    ordered, n, tail = [-math.inf, *sorted(values), math.inf], len(values), (1 - level) / 2
+    below = scipy.stats.binom(n, q).cdf(np.arange(-1, n + 1))  # below[i] = P(B < i)
+    low = max(i for i in range(n + 1) if below[i] <= tail)
+    high = min((i for i in range(1, n + 1) if 1 - below[i] <= tail), default=n + 1)
+    assert estimate.value == np.quantile(values, q)
+    # Of a few values a bound can pass the interpolated sample quantile; the interval is then widened to it.
+    assert (estimate.low, estimate.high) == (min(ordered[low], estimate.value), max(ordered[high], estimate.value))
+
+
+@pytest.mark.parametrize(("q", "level", "n"), [(0.5, 0.95, 6), (0.9, 0.95, 36), (0.99, 0.95, 368), (0.01, 0.99, 528)])
+def test_minimum_samples_is_where_both_bounds_appear(q, level, n):
+    assert stats.minimum_samples(q, level) == n
+    enough, short = (stats.quantile(np.arange(size), q, level) for size in (n, n - 1))
+    assert math.isfinite(enough.low)
+    assert math.isfinite(enough.high)
+    assert math.isinf(short.high if q >= 0.5 else short.low)
+
+
+def test_quantile_covers_at_its_level_whatever_the_distribution():
+    rng = np.random.default_rng(13)
+    truth = scipy.stats.lognorm(1).ppf(0.9)
+    estimates = [stats.quantile(rng.lognormal(size=200), 0.9) for _ in range(500)]
+    assert np.mean([e.low <= truth <= e.high for e in estimates]) >= 0.93
+
+
+@pytest.mark.parametrize(("values", "q"), [([], 0.5), ([1.0, np.nan], 0.5), ([1.0], 0.0), ([1.0], 99)])
+def test_quantile_refuses_what_has_none(values, q):
+    with pytest.raises(ValueError, match=r"non-empty|finite|lies between"):
+        stats.quantile(values, q)
+
+
+# Timings
+
+
+def test_log_ratio_finds_a_slowdown_under_drift():
+    rng = np.random.default_rng(14)
+    drift = np.exp(np.cumsum(rng.normal(0, 0.3, 40)))  # the machine's own speed wanders by far more than the slowdown
+    a, b = (factor * drift * rng.lognormal(0, 0.02, 40) for factor in (1.10, 1.0))
+    ratio, inverse = stats.log_ratio(a, b), stats.log_ratio(b, a)
+    assert within(ratio, 1.08, 1.12)
+    assert (inverse.low, inverse.value, inverse.high) == pytest.approx((1 / ratio.high, 1 / ratio.value, 1 / ratio.low))
+    assert ratio.value == pytest.approx(scipy.stats.gmean(a / b))
+
+
+def test_log_ratio_of_one_pair_and_of_equal_pairs():
+    assert stats.log_ratio([2.0], [1.0]) == stats.Estimate(pytest.approx(2.0), 0.0, math.inf, 0.95, 1)
+    assert stats.log_ratio([2.0, 3.0], [2.0, 3.0]) == stats.Estimate(1.0, 1.0, 1.0, 0.95, 2)
+
+
+@pytest.mark.parametrize(("a", "b"), [([0.0], [1.0]), ([1.0], [-1.0]), ([np.nan], [1.0]), ([1.0, 2.0], [1.0])])
+def test_log_ratio_refuses_what_are_not_paired_times(a, b):
+    with pytest.raises(ValueError, match=r"positive, finite times|one value per input"):
+        stats.log_ratio(a, b)
+
+
+def test_stability_names_each_reason():
+    steady = np.random.default_rng(15).normal(1, 0.01, 100)
+    assert stats.stability(steady) == []
+    assert stats.stability(steady[:5]) == ["Only 5 values were measured; at least 20 are needed."]
+    assert stats.stability([1.0], minimum=1) == []
+    assert [text.split(" is ")[0] for text in stats.stability([1.0] * 30 + [4.0])] == [
+        "The standard deviation",
+        "The largest value",
+    ]
+    assert stats.stability([1.0] * 200 + [0.4]) == ["The smallest value is 60% below the mean (limit 50%)."]
+    with pytest.raises(ValueError, match="positive, finite times"):
+        stats.stability([0.1, 0.0])
+
+
+# Many p-values
+
+
+def closed_bonferroni(pvalues):
+    """Adjusted p-values by closed testing: the largest Bonferroni p over all intersections holding the hypothesis."""
+    m = len(pvalues)
+    groups = [group for size in range(1, m + 1) for group in itertools.combinations(range(m), size)]
+    return [max(min(1.0, len(g) * min(pvalues[j] for j in g)) for g in groups if i in g) for i in range(m)]
+
+
+@quick
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_closed_testing_with_bonferroni(pvalues):
+    assert stats.holm(pvalues) == pytest.approx(closed_bonferroni(pvalues))
+
+
+def test_holm_example_and_refusals():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    for bad in ([], [1.2], [np.nan]):
+        with pytest.raises(ValueError, match=r"non-empty|p-values lie"):
+            stats.holm(bad)
+
+
+def test_importing_stats_leaves_scipys_parts_unloaded():
+    code = "import sys, hwbench.stats; print([m for m in ('scipy.stats', 'scipy.optimize') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

@@ -1,0 +1,107 @@
+"""Tasks that end in every way a worker can."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from hwbench.errors import ModelError, UnavailableError
+
+MIB = 1024 * 1024
+
+
+def ok(job):
+    job.save("doubled", np.array(job.params["numbers"]) * 2)
+    return {"options": dict(job.options)}
+
+
+def telemetry(job):
+    return {"ort": os.environ.get("ORT_DISABLE_TELEMETRY")}
+
+
+def refuses(job):
+    raise UnavailableError("no such device", "buy one")
+
+
+def bad_model(job):
+    raise ModelError("model.onnx: not an ONNX file")
+
+
+def raises(job):
+    raise ValueError("a wrong number")
+
+
+def runtime_out_of_memory(job):
+    raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
+
+
+def memory_error(job):
+    raise MemoryError
+
+
+def returns_no_json(job):
+    return {"set": {1}}
+
+
+def segfault(job):
+    sys.stderr.write("about to die\n")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def exits(job):
+    sys.exit(3)
+
+
+def sleeps(job):
+    (job.folder / "pid").write_text(str(os.getpid()))
+    time.sleep(3600)
+
+
+def leaves_child(job):
+    return {"pid": subprocess.Popen(["sleep", "3600"]).pid}
+
+
+def allocates(job):
+    return {"bytes": len(np.ones(job.params["mib"] * MIB, dtype=np.uint8))}
+
+
+def child_allocates(job):
+    code = f"import sys; len(bytearray(b'x') * ({job.params['mib']} * {MIB}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return {}
+
+
+def burns(job):
+    start, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < job.params["seconds"]:
+        pass
+    return {"cores": (time.process_time() - cpu) / (time.perf_counter() - start)}
+
+
+def variants(job):
+    """Does each variant as its name says, noting every worker."""
+    with (job.folder / "workers").open("a") as file:
+        file.write(f"{' '.join(job.variants)}\n")
+    for name in job.variants:
+        if name == "between":
+            segfault(job)
+        if name == "forgotten":
+            continue
+        job.start(name)
+        if name == "crash":
+            segfault(job)
+        elif name == "hang":
+            sleeps(job)
+        elif name == "raise":
+            raises(job)
+        elif name == "memory":
+            memory_error(job)
+        job.done(name, {"length": len(name)})
+    return {"common": 1}
+
+
+def dies_loading(job):
+    segfault(job)
