@@ -256,6 +256,7 @@ class Backend(ABC):
         name: Its name, the same as its entry point's.
         options_type: A standard-library dataclass of the options a profile may set (in the backend's ``options.py``).
         threads_option: The field of ``options_type`` that sets the number of CPU threads; None if there is none.
+        shared_options: Options, without effect on numbers, for jobs that share the machine with others.
         runtime: The module of the runtime it drives.
         install: The command that installs what it needs.
     """
@@ -263,6 +264,7 @@ class Backend(ABC):
     name: ClassVar[str]
     options_type: ClassVar[type[Any]]
     threads_option: ClassVar[str | None] = None
+    shared_options: ClassVar[Mapping[str, Any]] = {}
     runtime: ClassVar[str]
     install: ClassVar[str]
 

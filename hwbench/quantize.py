@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from hwbench.profile import Precision
 from hwbench.worker.protocol import JobContext
 
 _BATCH = 16
+# The int4 quantizer takes MatMul and leaves Gemm alone, so a MatMul must not be fused with the addition after it.
+_KEPT_APART = {"int4": ("MatMulAddFusion",)}
 
 
 def run(job: JobContext) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def run(job: JobContext) -> dict[str, Any]:
         return {"contents": contents(target)}
     plain, folded = job.folder / "plain.onnx", job.folder / "folded.onnx"
     normalize(source, plain, shapes=job.params["shapes"])
-    _fold(plain, folded)
+    _fold(plain, folded, _KEPT_APART.get(precision.format, ()))
     feeds = _Calibration(job.params["calibration"], precision.calibration.samples, folded)
     _maker(precision)(folded, target, precision, feeds)
     for leftover in job.folder.glob("*.onnx*"):
@@ -121,16 +123,27 @@ def _maker(precision: Precision) -> Maker:
     return {"fp32": _fp32, "fp16": _fp16, "bf16": _bf16, "int4": _int4}[precision.format]
 
 
-def _fold(source: Path, target: Path) -> None:
-    """Fold constants and batch normalizations, with ONNX Runtime's own quantization pre-processing (basic optimizations)."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
+    """Fold constants and batch normalizations with ONNX Runtime's basic optimizations, offline.
 
-    large = onnx.load(source, load_external_data=False).ByteSize() != source.stat().st_size
+    Args:
+        source: The normalized model.
+        target: Where to write it.
+        keep: Names of optimizers to leave out.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    if source.with_name(f"{source.name}.data").exists():
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
     try:
-        # The symbolic pass is left out: it needs sympy, and the dimensions are fixed by now.
-        quant_pre_process(source, target, skip_symbolic_shape=True, save_as_external_data=large)
-    except Exception as error:  # ONNX Runtime's exceptions have no common public base
+        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(keep))
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common public base
         raise UnsupportedError(f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}") from error
+    onnx.shape_inference.infer_shapes_path(target, target)
 
 
 def _fp32(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,28 +36,34 @@ REFERENCE = "reference"
 
 
 class Progress(Protocol):
-    """Who is told how a run comes along. Nothing of it may run while a job measures, so it is only called between jobs."""
+    """Who is told how a run comes along. It is only called between jobs, so that nothing runs beside a measurement."""
 
-    def plan(self, profiles: Sequence[str]) -> None:
-        """The run begins."""
+    def plan(self, jobs: int) -> None:
+        """So many jobs are to be done."""
 
-    def step(self, profile: str, text: str) -> None:
-        """Something of a profile begins."""
+    def step(self, text: str) -> None:
+        """Something begins, or has just ended."""
 
-    def finished(self, profile: str, status: str) -> None:
-        """A profile is done."""
+    def advance(self) -> None:
+        """One job is done."""
+
+    def note(self, profile: str, status: str) -> None:
+        """A profile is finished."""
 
 
 class Silent:
     """Tells nobody."""
 
-    def plan(self, profiles: Sequence[str]) -> None:
+    def plan(self, jobs: int) -> None:
         """Nothing."""
 
-    def step(self, profile: str, text: str) -> None:
+    def step(self, text: str) -> None:
         """Nothing."""
 
-    def finished(self, profile: str, status: str) -> None:
+    def advance(self) -> None:
+        """Nothing."""
+
+    def note(self, profile: str, status: str) -> None:
         """Nothing."""
 
 
@@ -167,6 +173,16 @@ def execute(
         return Outcome(directory, run.rows, run.verdicts, run.timings)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """One study on one case: what is to be done, and where its rows belong."""
+
+    case: Case
+    study: Study
+    settings: Any
+    jobs: Mapping[str, Job]
+
+
 @dataclass
 class _Run:
     """The state of one run: what has been measured, and what ``run.json`` says of it."""
@@ -175,7 +191,6 @@ class _Run:
     directory: RunDirectory
     record: dict[str, Any]
     progress: Progress
-    rows: list[Row] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     timings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
@@ -183,24 +198,38 @@ class _Run:
         self._target = open_target("local")
         self._availability: dict[str, Availability] = {}
         self._results: dict[str, JobResult] = {}
+        self._plans: list[_Plan] = []
+        self._rows: dict[str, dict[str, list[Row]]] = {}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far, in the order of profiles and studies whatever order they were measured in."""
+        return [row for of_profile in self._rows.values() for of_study in of_profile.values() for row in of_study]
 
     def carry_out(self) -> None:
-        names = [profile.name for profile in self.prepared.profiles]
-        self.progress.plan([REFERENCE, *names])
+        """Reference, then every profile's build, then numbers several jobs at a time, then timings one by one."""
         reference = self._reference()
-        self.progress.finished(REFERENCE, "ok")
         for profile in self.prepared.profiles:
-            started = monotonic()
-            status, detail = self._profile(profile, reference)
-            entry = self.record["profiles"][profile.name]
-            entry.update(status=status, detail=detail, seconds=round(monotonic() - started, 3))
-            own = [row for row in self.rows if row.profile == profile.name]
-            self.verdicts.extend(judge(profile, own, self.prepared.metrics[0].name))
-            self.progress.finished(profile.name, status)
-            self.save("running")
+            self._rows[profile.name] = {name: [] for name in self.prepared.studies}
+            self._plan_profile(profile, reference)
+        wanted = {job.key: job for plan in self._plans for job in plan.jobs.values() if job.key not in self._results}
+        self.progress.plan(len(wanted))
+        self._analyse_ready()
+        self._carry_out_together([job for job in wanted.values() if not job.exclusive])
+        for job in (job for job in wanted.values() if job.exclusive):
+            self.progress.step(_title(job, self._plans))
+            self._job(job)
+            self.progress.advance()
+            self._analyse_ready()
+        self._analyse_ready()
 
     def save(self, state: str) -> None:
         """Bring table and ``run.json`` up to date, so that whatever happens next, what is finished can be read."""
+        self.verdicts = [
+            verdict
+            for profile in self.prepared.profiles
+            for verdict in judge(profile, [row for row in self.rows if row.profile == profile.name], self.prepared.metrics[0].name)
+        ]
         self.record["state"] = state
         self.record["finished"] = _now() if state != "running" else None
         self.record["verdicts"] = [_finite(vars(verdict)) for verdict in self.verdicts]
@@ -213,54 +242,90 @@ class _Run:
         Raises:
             ModelError: It cannot run on ONNX Runtime's CPU provider.
         """
-        profile = Profile(name=REFERENCE, backend="onnxruntime", summary="the model as given, on ONNX Runtime's CPU provider", precision=Precision(format="as-is"))
-        self.progress.step(REFERENCE, "build")
+        summary = "the model as given, on ONNX Runtime's CPU provider"
+        profile = Profile(name=REFERENCE, backend="onnxruntime", summary=summary, precision=Precision(format="as-is"))
+        self.progress.step(f"{REFERENCE}: build")
         try:
             self._require(profile)
             subject = self._subject(profile, self.prepared.reference)
         except UnavailableError as error:
             raise UnavailableError(f"the reference cannot run: {error.reason}", error.hint) from error
+        except JobError as error:
+            raise ModelError(f"{self.prepared.reference.path}: the reference cannot be prepared: {error}") from error
         case = self._case(profile, subject, subject)
         study = studies.get("accuracy")()
-        self.progress.step(REFERENCE, study.name)
-        results = self._run_jobs(study.plan(case, study.settings_type()))
-        for result in results.values():
+        plan = _Plan(case, study, study.settings_type(), study.plan(case, study.settings_type()))
+        self.progress.step(f"{REFERENCE}: {study.name}")
+        for job in plan.jobs.values():
+            result = self._job(job)
             if not result.ok:
-                raise ModelError(f"{self.prepared.reference.path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}")
-        self._keep(profile, subject.build, study.measure(case, study.settings_type(), results))
+                raise ModelError(
+                    f"{self.prepared.reference.path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}"
+                )
+        self._rows[REFERENCE] = {study.name: []}
+        self._analyse(plan)
         return subject
 
-    def _profile(self, profile: Profile, reference: Subject) -> tuple[str, str]:
-        """Everything of one profile; returns its status and the reason where that is not ok."""
+    def _plan_profile(self, profile: Profile, reference: Subject) -> None:
+        """Make the profile's build and plan its studies, or say why there is none."""
         entry = self.record["profiles"][profile.name]
         try:
-            self.progress.step(profile.name, "probe")
+            self.progress.step(f"{profile.name}: build")
             self._require(profile)
-            self.progress.step(profile.name, f"build {profile.precision.format}")
             subject = self._subject(profile, self.prepared.model)
-        except UnavailableError as error:
-            entry["hint"] = error.hint
-            self._none(profile, "unavailable", str(error))
-            return "unavailable", error.reason
-        except JobError as error:
-            self._none(profile, "error", str(error))
-            return "error", str(error)
-        entry["build"] = subject.build.key
-        entry["shares_build_with"] = [
-            name for name, other in self.record["profiles"].items() if other.get("build") == subject.build.key and name != profile.name
-        ]
+        except (UnavailableError, JobError) as error:
+            status = "unavailable" if isinstance(error, UnavailableError) else "error"
+            reason, hint = (error.reason, error.hint) if isinstance(error, UnavailableError) else (str(error), "")
+            entry.update(status=status, detail=reason, hint=hint)
+            for name, (study, _) in self.prepared.studies.items():
+                self._keep(profile, None, name, Analysis([study.missing(status, str(error))]))
+            self.progress.note(profile.name, status)
+            return
+        others = self.record["profiles"].items()
+        shared = [name for name, other in others if other["build"] == subject.build.key and name != profile.name]
+        entry.update(status="ok", build=subject.build.key, shares_build_with=shared)
         case = self._case(profile, subject, reference)
-        worst = "ok"
-        for name, (study, settings) in self.prepared.studies.items():
-            self.progress.step(profile.name, name)
-            results = self._run_jobs(study.plan(case, settings))
-            analysis = study.measure(case, settings, results)
-            self._keep(profile, subject.build, analysis)
-            if any(row.status in ("error", "timeout", "crash") for row in analysis.rows):
-                worst = "error"
-            if name == "coverage" and results["coverage"].ok:
-                entry["ran"] = {**entry["ran"], "precision": ran_precisions(results["coverage"].data["executed"])}
-        return worst, ""
+        for study, settings in self.prepared.studies.values():
+            self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
+
+    def _carry_out_together(self, jobs: Sequence[Job]) -> None:
+        """Run jobs that measure no time, several at once; their numbers do not depend on how many."""
+        with ThreadPoolExecutor(self.prepared.spec.jobs) as pool:
+            running = {pool.submit(self._carry_out, job): job for job in jobs}
+            try:
+                for future in as_completed(running):
+                    job = running[future]
+                    self._results[job.key] = future.result()
+                    self.progress.step(_title(job, self._plans))
+                    self.progress.advance()
+                    self._analyse_ready()
+            except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._target.stop()
+                raise
+
+    def _analyse_ready(self) -> None:
+        """Analyse every study whose jobs are all done, and save what that gives."""
+        ready = [plan for plan in self._plans if all(job.key in self._results for job in plan.jobs.values())]
+        for plan in ready:
+            self._plans.remove(plan)
+            self._analyse(plan)
+            name = plan.case.profile.name
+            if not any(other.case.profile.name == name for other in self._plans):
+                self.progress.note(name, self.record["profiles"][name]["status"])
+                self.save("running")
+
+    def _analyse(self, plan: _Plan) -> None:
+        results = {label: self._results[job.key] for label, job in plan.jobs.items()}
+        analysis = plan.study.measure(plan.case, plan.settings, results)
+        self._keep(plan.case.profile, plan.case.subject.build, plan.study.name, analysis)
+        entry = self.record["profiles"].get(plan.case.profile.name)
+        if entry is None:
+            return
+        if any(row.status in ("error", "timeout", "crash") for row in analysis.rows):
+            entry["status"] = "error"
+        if plan.study.name == "coverage" and results["coverage"].ok:
+            entry["ran"]["precision"] = ran_precisions(results["coverage"].data["executed"])
 
     def _require(self, profile: Profile) -> None:
         """Raise `UnavailableError` unless the profile's backend and device work here."""
@@ -311,32 +376,37 @@ class _Run:
             timeout_s=prepared.spec.timeout_s,
         )
 
-    def _run_jobs(self, jobs: Mapping[str, Job]) -> dict[str, JobResult]:
-        return {label: self._job(job) for label, job in jobs.items()}
-
     def _job(self, job: Job) -> JobResult:
-        """Run a job once: studies and profiles that ask for the same work share it, and a resumed run finds it done."""
+        """Run a job once: studies and profiles that ask for the same work share it."""
         if job.key not in self._results:
-            folder = self.directory.jobs / job.key
-            kept = JobResult.load(folder)
-            if kept is None:
-                kept = self._target.run(job, folder)
-                if kept.ok:
-                    kept.store()
-            self._results[job.key] = kept
+            self._results[job.key] = self._carry_out(job)
         return self._results[job.key]
 
-    def _keep(self, profile: Profile, build: Build | None, analysis: Analysis) -> None:
+    def _carry_out(self, job: Job) -> JobResult:
+        """Run a job unless an interrupted run has left its result. Called from several threads."""
+        folder = self.directory.jobs / job.key
+        result = JobResult.load(folder)
+        if result is None:
+            result = self._target.run(job, folder)
+            if result.ok:
+                result.store()
+        return result
+
+    def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> None:
         key = build.key if build else ""
-        self.rows.extend(replace(row, model=self.prepared.model.name, profile=profile.name, build=key) for row in analysis.rows)
+        model = self.prepared.model.name
+        self._rows[profile.name][study] = [replace(row, model=model, profile=profile.name, build=key) for row in analysis.rows]
         self.timings.update(analysis.timings)
         for kind, table in analysis.parts.items():
             self.directory.write_part(kind, profile.name, table)
 
-    def _none(self, profile: Profile, status: Any, detail: str) -> None:
-        """One row a study for a profile of which nothing could be measured."""
-        rows = [study.missing(status, detail) for study, _ in self.prepared.studies.values()]
-        self._keep(profile, None, Analysis(rows))
+
+def _title(job: Job, plans: Sequence[_Plan]) -> str:
+    """What a job is for, in words."""
+    for plan in plans:
+        if any(other.key == job.key for other in plan.jobs.values()):
+            return f"{plan.case.profile.name}: {plan.study.name}"
+    return job.task
 
 
 def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:

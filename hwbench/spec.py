@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,9 @@ class RunSpec(BaseModel):
     batch: int = Field(64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails")
     seed: int = Field(0, ge=0)
     timeout_s: float = Field(600.0, gt=0, description="wall time after which a job is killed")
+    jobs: int = Field(
+        default_factory=lambda: min(2, os.cpu_count() or 1), gt=0, description="jobs that measure no time, run at once"
+    )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,8 @@ class OnnxRuntimeBackend(Backend):
     name: ClassVar[str] = "onnxruntime"
     options_type: ClassVar[type[Any]] = OnnxRuntimeOptions
     threads_option: ClassVar[str | None] = "intra_op_threads"
+    shared_options: ClassVar[Mapping[str, Any]] = {"allow_spinning": False}
+    runtime: ClassVar[str] = "onnxruntime"
     install: ClassVar[str] = "pip install 'hwbench-ml[onnxruntime]'"
 
     def _probe_impl(self) -> Availability:

@@ -20,6 +20,7 @@ class OpenVinoBackend(Backend):
     name: ClassVar[str] = "openvino"
     options_type: ClassVar[type[Any]] = OpenVinoOptions
     threads_option: ClassVar[str | None] = "inference_num_threads"
+    runtime: ClassVar[str] = "openvino"
     install: ClassVar[str] = "pip install 'hwbench-ml[openvino]'"
 
     def _probe_impl(self) -> Availability:
@@ -44,6 +45,9 @@ class OpenVinoBackend(Backend):
 
     def _device_impl(self, options: OpenVinoOptions) -> str:
         return options.device
+
+    def _float_precision_impl(self, options: OpenVinoOptions) -> str:
+        return {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[options.inference_precision]
 
     def _coverage_impl(self, model: Path, options: OpenVinoOptions) -> Coverage:
         from hwbench_openvino.coverage import model_coverage

@@ -24,6 +24,7 @@ class TensorRtBackend(Backend):
 
     name: ClassVar[str] = "tensorrt"
     options_type: ClassVar[type[TensorRtOptions]] = TensorRtOptions
+    runtime: ClassVar[str] = "tensorrt"
     install: ClassVar[str] = "pip install 'hwbench-ml[tensorrt]'"
 
     def _probe_impl(self) -> Availability:

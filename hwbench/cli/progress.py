@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -42,19 +41,24 @@ class LiveProgress:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def plan(self, profiles: Sequence[str]) -> None:
-        """The run begins."""
-        self._task = self._bar.add_task("", total=len(profiles))
+    def plan(self, jobs: int) -> None:
+        """So many jobs are to be done."""
+        self._task = self._bar.add_task("", total=jobs)
 
-    def step(self, profile: str, text: str) -> None:
-        """Something of a profile begins."""
-        if self._task is not None and self._console.is_terminal:
-            self._bar.update(self._task, description=f"{profile}: {text}")
-            self._bar.refresh()
+    def step(self, text: str) -> None:
+        """Something begins, or has just ended."""
+        if self._console.is_terminal:
+            if self._task is None:
+                self._console.print(text, highlight=False, markup=False)
+            else:
+                self._bar.update(self._task, description=text)
+                self._bar.refresh()
 
-    def finished(self, profile: str, status: str) -> None:
-        """A profile is done."""
-        self._console.print(f"{_MARKS.get(status, '✗')} {profile} ({status})", highlight=False, markup=False)
-        if self._task is not None and self._console.is_terminal:
+    def advance(self) -> None:
+        """One job is done."""
+        if self._task is not None:
             self._bar.advance(self._task)
-            self._bar.refresh()
+
+    def note(self, profile: str, status: str) -> None:
+        """A profile is finished."""
+        self._console.print(f"{_MARKS.get(status, '✗')} {profile} ({status})", highlight=False, markup=False)

@@ -27,6 +27,7 @@ def command(
     metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
     batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Jobs that measure no time, run at once; default 2.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -55,6 +56,7 @@ def command(
         "batch": batch,
         "seed": seed,
         "timeout_s": timeout,
+        "jobs": jobs,
     }
     flags = {key: value for key, value in given.items() if value is not None}
     spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwbench.report import charts
 from hwbench.report.blocks import Cell, Chart, Table, short_cell
-from hwbench.report.format import metric_title, number
+from hwbench.report.format import exact, metric_title
 from hwbench.report.view import REFERENCE, View, drawn
 from hwbench.table import Row
 
@@ -41,7 +41,7 @@ def _figures(found: list[tuple[float, Row]], profiles: tuple[str, ...], axis: st
     by_place = {(setting, row.profile): row for setting, row in found}
     at = sorted({setting for setting, _ in found})
     body = tuple(
-        (Cell(number(setting)), *(short_cell(by_place.get((setting, name))) for name in profiles)) for setting in at
+        (Cell(exact(setting)), *(short_cell(by_place.get((setting, name))) for name in profiles)) for setting in at
     )
     return Table((axis, *profiles), body, "Figures drawn", folded=True)
 

@@ -144,11 +144,12 @@ def _layers(rows: Sequence[Row]) -> Table:
         if tensor is not None:
             found.setdefault(str(tensor), {})[row.metric] = row
     metrics = tuple(dict.fromkeys(metric for by_metric in found.values() for metric in by_metric))
-    body = tuple(
-        (Cell(tensor), *(short_cell(by_metric.get(metric)) for metric in metrics))
-        for tensor, by_metric in found.items()
-    )
-    return Table(("Layer", *map(metric_title, metrics)), body, "Layers furthest from the reference")
+    body = []
+    for tensor, by_metric in found.items():
+        operator = next(iter(by_metric.values())).detail
+        figures = (short_cell(by_metric.get(metric)) for metric in metrics)
+        body.append((Cell(tensor, (operator,) if operator else ()), *figures))
+    return Table(("Layer", *map(metric_title, metrics)), tuple(body), "Layers furthest from the reference")
 
 
 def _classes(rows: Sequence[Row], primary: str) -> Table:

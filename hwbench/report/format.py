@@ -71,7 +71,7 @@ def words(condition: Mapping[str, Any]) -> str:
 
 
 def _setting(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
+    return exact(value) if isinstance(value, float) else str(value)
 
 
 def number(value: float, decimals: int | None = None) -> str:

@@ -34,6 +34,8 @@ _COMPARED = (
     ("bit_flips", "tolerated_ber"),
     ("fidelity", "sqnr_db"),
 )
+_TELLING = frozenset({"latency", "throughput", "fidelity"})  # studies whose details belong beside the figure
+_NAMED_RULES = {"as_asked": "Runs as asked", "fits_memory": "Fits in memory", "max_model_mib": "Model size"}
 
 
 def conclusion(view: View) -> str:
@@ -95,39 +97,38 @@ def verdict_matrix(view: View) -> Table:
 
 
 def verdict_cell(verdict: Verdict | None) -> Cell:
-    """One verdict: outcome, figure, limit."""
+    """One verdict: outcome, figure, limit; why, where the figure does not say it."""
     if verdict is None:
         return Cell("no rule", tone="muted")
-    notes = (*verdict_figure(verdict), f"limit {limit_text(verdict)}")
-    return Cell(verdict.outcome, notes, verdict.outcome)
+    why = verdict.detail if verdict.outcome == "fail" and verdict.rule in _NAMED_RULES else ""
+    notes = (*verdict_figure(verdict), f"limit {limit_text(verdict)}", why)
+    return Cell(verdict.outcome, tuple(note for note in notes if note), verdict.outcome)
 
 
 def verdict_figure(verdict: Verdict) -> tuple[str, ...]:
     """The figure a rule was held against, and its interval, as far as there are such."""
     if verdict.value is None:
         return ()
-    row = Row(
-        verdict.study,
-        verdict.metric,
-        value=verdict.value,
-        unit=verdict.unit,
-        ci_low=verdict.ci_low,
-        ci_high=verdict.ci_high,
-    )
-    return tuple(part for part in (value_text(row), interval_text(row.ci_low, row.ci_high, row.value)) if part)
+    if verdict.rule == "as_asked":
+        return ("all nodes" if verdict.value == 1.0 else f"{100 * verdict.value:.3g} % of nodes",)
+    low, high = verdict.ci_low, verdict.ci_high
+    row = Row(verdict.study, verdict.metric, value=verdict.value, unit=verdict.unit, ci_low=low, ci_high=high)
+    return tuple(part for part in (value_text(row), interval_text(low, high, row.value)) if part)
 
 
 def limit_text(verdict: Verdict) -> str:
     """A rule's limit with its direction, e.g. ``"≤ 0.01"``."""
-    sign = {"max": "≤ ", "min": "≥ "}.get(verdict.rule.partition("_")[0], "")
+    if verdict.rule == "as_asked":
+        return "all nodes"
+    sign = "≥" if verdict.rule.startswith("min_") else "≤"
     shown = size(verdict.limit) if verdict.metric == "model_bytes" else exact(verdict.limit) + unit_suffix(verdict.unit)
-    return sign + shown
+    return f"{sign} {shown}"
 
 
 def rule_title(rule: str) -> str:
     """A rule's name for a person, e.g. ``max_p99_ms`` as ``"Latency p99"``."""
     bare = rule.removeprefix("max_").removeprefix("min_")
-    return METRIC_TITLES.get(bare, bare.replace("_", " ").capitalize())
+    return _NAMED_RULES.get(rule) or METRIC_TITLES.get(bare, bare.replace("_", " ").capitalize())
 
 
 def comparison(view: View) -> Table:
@@ -157,5 +158,7 @@ def _compared_cell(view: View, name: str, study: str, metric: str) -> Cell:
     row = view.headline(name, study, metric)
     if row is None and name == REFERENCE:
         return Cell("")
-    cell = figure_cell(row, detail=row is not None and row.status == "ok")
+    cell = figure_cell(row, detail=row is not None and row.status == "ok" and study in _TELLING)
+    if row is not None and row.metric == "tolerated_ber" and row.detail.startswith(("below", "above")):
+        cell = Cell(cell.text, (*cell.notes, row.detail.partition(":")[0]))
     return Cell(cell.text, cell.notes, "muted") if cell.tone == "unavailable" else cell

@@ -62,8 +62,8 @@ def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequ
     measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
     columns = [column for column in _COLUMNS if column[1:] in measured]
     shown = Table(box=box.SIMPLE_HEAD, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0))
-    shown.add_column("Profile", ratio=2, min_width=12, overflow="fold")
-    shown.add_column(plain(metric_title(view.primary)), ratio=2, min_width=20, justify="right")
+    shown.add_column("Profile", ratio=1, min_width=12, overflow="fold")
+    shown.add_column(plain(metric_title(view.primary)), justify="right", no_wrap=True)
     for title, _, _ in columns:
         shown.add_column(title, justify="right", no_wrap=True)
     for profile in (REFERENCE, *view.profiles):
@@ -102,4 +102,4 @@ def _value(row: Row | None, interval: bool = False) -> Text:
         return Text("–", style="dim")
     if row.status != "ok":
         return Text(row.status, style="red")
-    return Text(plain(figure_text(row) if interval else value_text(replace(row, unit=""))))
+    return Text(plain(figure_text(row) if interval else value_text(replace(row, unit="", ci_low=None))))

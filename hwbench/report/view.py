@@ -64,7 +64,8 @@ class View:
     @property
     def primary_falls(self) -> bool:
         """Whether a lower value of the primary metric is the better one."""
-        return self.primary in _LOWER_IS_BETTER
+        stated = self.run.get("higher_is_better")
+        return self.primary in _LOWER_IS_BETTER if stated is None else not stated
 
     @property
     def model_name(self) -> str:

@@ -49,20 +49,22 @@ class Subject:
         """The backend's class; it imports no runtime."""
         return backends.get(self.backend)
 
-    def job(self, task: str, case: Case, **params: Any) -> Job:
+    def job(self, task: str, case: Case, *, exclusive: bool = False, **params: Any) -> Job:
         """A job on this build, with the case's inputs.
 
         Args:
             task: Name of a module of `hwbench.worker.tasks`.
-            case: Where the inputs and the time limit come from.
+            case: Where the inputs and the limits come from.
+            exclusive: Whether it measures time or memory: it then runs alone on the machine, with the options as they are.
             params: The task's further arguments.
         """
         return Job(
             task=f"hwbench.worker.tasks.{task}:run",
             params={"model": str(self.build.model.resolve()), "inputs": case.input_files, **params},
             backend=backends.reference(self.backend),
-            options=dict(self.options),
+            options={**self.options, **({} if exclusive else self.backend_type.shared_options)},
             limits=Limits(timeout_s=case.timeout_s),
+            exclusive=exclusive,
             identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.key},
         )
 

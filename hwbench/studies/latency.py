@@ -34,7 +34,7 @@ class LatencyStudy(Study):
 
     def plan(self, case: Case, settings: LatencySettings) -> dict[str, Job]:
         """One job, alone on the machine, under the target's limits."""
-        job = case.subject.job("latency", case, batch=case.model.batch or 1, samples=settings.samples, seconds=settings.seconds)
+        job = case.subject.job("latency", case, exclusive=True, batch=case.model.batch or 1, samples=settings.samples, seconds=settings.seconds)
         return {"latency": on_target(job, case)}
 
     def analyse(self, case: Case, settings: LatencySettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -60,7 +60,6 @@ def window_medians(durations: np.ndarray[Any, Any], windows: int = 20) -> np.nda
 
 
 def on_target(job: Job, case: Case) -> Job:
-    """The job under the limits of the profile's target, alone on the machine."""
+    """The job under the limits of the profile's target."""
     target = case.profile.target
-    limits = Limits(target.memory_mib, target.cpu_quota, case.timeout_s)
-    return replace(job, limits=limits, exclusive=True)
+    return replace(job, limits=Limits(target.memory_mib, target.cpu_quota, case.timeout_s))

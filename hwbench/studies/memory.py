@@ -33,7 +33,7 @@ class MemoryStudy(Study):
 
     def plan(self, case: Case, settings: MemorySettings) -> dict[str, Job]:
         """A run without limits, and one under the target's, each alone on the machine."""
-        job = replace(case.subject.job("memory", case, batch=case.model.batch or 1, runs=settings.runs), exclusive=True)
+        job = case.subject.job("memory", case, exclusive=True, batch=case.model.batch or 1, runs=settings.runs)
         jobs = {"free": job}
         if case.profile.target.memory_mib is not None:
             jobs["capped"] = on_target(job, case)

@@ -35,7 +35,7 @@ class ThroughputStudy(Study):
     def plan(self, case: Case, settings: ThroughputSettings) -> dict[str, Job]:
         """One job with a variant for every point, alone on the machine, under the target's limits."""
         points = self._points(case, settings)
-        job = case.subject.job("throughput", case, seconds=settings.seconds, variants=points)
+        job = case.subject.job("throughput", case, exclusive=True, seconds=settings.seconds, variants=points)
         return {"throughput": replace(on_target(job, case), variants=tuple(points))}
 
     def analyse(self, case: Case, settings: ThroughputSettings, results: Mapping[str, JobResult]) -> Analysis:

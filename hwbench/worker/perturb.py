@@ -191,39 +191,73 @@ def require_floating_input(variant: Variant, dtypes: Mapping[str, str]) -> None:
         )
 
 
-def perturb_inputs(variant: Variant, name: str, batch: Array, first_index: int) -> Array:
-    """One input's batch as ``variant`` leaves it; integer inputs (ids, masks) stay as they are.
+class InputPerturber:
+    """Applies variants to batches of inputs.
 
-    Gaussian noise has σ² = var(sample) / 10^(snr_db / 10), per sample and in the model's input domain, not clipped.
-    Impulse noise gives each element the sample's minimum or maximum, half each, with probability ``rate``.
+    The random field of the last draw is kept as far as it fits, so that going through a draw's settings costs one pass over
+    the random numbers.
 
     Args:
-        variant: The JSON object described above.
-        name: The input's name.
-        batch: Consecutive samples, the first axis counting them.
-        first_index: The first sample's index in the whole data, so that noise does not depend on the batch size.
-
-    Returns:
-        An array of the same type and shape; ``batch`` itself where nothing changes.
-
-    Raises:
-        InputError: The variant is malformed.
+        budget: Bytes of random numbers to keep.
     """
-    kind = _kind(variant)
-    if kind not in INPUT_KINDS or not bits.is_floating(batch.dtype) or not batch.size:
-        return batch
-    samples = batch.reshape(len(batch), -1)
-    words = _sample_words(kind, *_draw(variant), name, samples.shape, first_index)
-    noisy = _gaussian(samples, words, variant) if kind == "gaussian_input" else _impulses(samples, words, variant)
-    with np.errstate(over="ignore"):  # noise is not clipped, so it may leave a narrow format's range
-        return noisy.astype(batch.dtype).reshape(batch.shape)
+
+    def __init__(self, budget: int = 32 << 20) -> None:
+        self._budget = budget
+        self._draw: tuple[Any, ...] = ()
+        self._fields: dict[tuple[Any, ...], Array] = {}
+        self._kept = 0
+
+    def perturbed(self, variant: Variant, name: str, batch: Array, first_index: int) -> Array:
+        """One input's batch as ``variant`` leaves it; integer inputs (ids, masks) stay as they are.
+
+        Gaussian noise has σ² = var(sample) / 10^(snr_db / 10), per sample and in the model's input domain, not clipped.
+        Impulse noise gives each element the sample's minimum or maximum, half each, with probability ``rate``.
+
+        Args:
+            variant: The JSON object described above.
+            name: The input's name.
+            batch: Consecutive samples, the first axis counting them.
+            first_index: The first sample's index in the whole data, so that noise does not depend on the batch size.
+
+        Returns:
+            An array of the same type and shape; ``batch`` itself where nothing changes.
+
+        Raises:
+            InputError: The variant is malformed.
+        """
+        kind = _kind(variant)
+        if kind not in INPUT_KINDS or not bits.is_floating(batch.dtype) or not batch.size:
+            return batch
+        samples = batch.reshape(len(batch), -1)
+        field = self._field(kind, *_draw(variant), name, samples.shape, first_index)
+        noisy = _gaussian(samples, field, variant) if kind == "gaussian_input" else _impulses(samples, field, variant)
+        with np.errstate(over="ignore"):  # noise is not clipped, so it may leave a narrow format's range
+            return noisy.astype(batch.dtype).reshape(batch.shape)
+
+    def _field(self, kind: str, seed: int, draw: int, name: str, shape: tuple[int, ...], first_index: int) -> Array:
+        if self._draw != (kind, seed, draw):
+            self._draw, self._fields, self._kept = (kind, seed, draw), {}, 0
+        place = (name, shape, first_index)
+        if place in self._fields:
+            return self._fields[place]
+        words = _sample_words(kind, seed, draw, name, shape, first_index)
+        field = _standard_normal(words) if kind == "gaussian_input" else words
+        if self._kept + field.nbytes <= self._budget:
+            self._fields[place] = field
+            self._kept += field.nbytes
+        return field
 
 
-def _gaussian(samples: Array, words: NDArray[np.uint64], variant: Variant) -> Array:
+def perturb_inputs(variant: Variant, name: str, batch: Array, first_index: int) -> Array:
+    """One variant applied to one batch; `InputPerturber` is for many."""
+    return InputPerturber().perturbed(variant, name, batch, first_index)
+
+
+def _gaussian(samples: Array, normals: NDArray[np.float64], variant: Variant) -> Array:
     snr_db = _number(variant, "snr_db", -300.0, math.inf)
     signal = samples.astype(np.float64)
     sigma = signal.std(axis=1, keepdims=True) * 10 ** (-snr_db / 20)
-    noisy: Array = signal + sigma * _standard_normal(words)[:, : samples.shape[1]]
+    noisy: Array = signal + sigma * normals[:, : samples.shape[1]]
     return noisy
 
 

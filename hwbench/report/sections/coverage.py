@@ -11,6 +11,7 @@ from hwbench.table import Row
 
 STUDIES = ("coverage",)
 LISTED = 100
+_INT8_FLAGS = {"dynamic": "dynamic", "per_channel": "per channel", "reduce_range": "reduced range"}
 
 
 def section(view: View) -> Section | None:
@@ -69,13 +70,23 @@ def deviations(view: View, profile: str | None = None) -> list[Row]:
 
 
 def asked_text(asked: Mapping[str, Any]) -> str:
-    """What a profile asked for, in one line, e.g. ``"int8 (u8 × s8, per channel) on CPU"``."""
+    """What a profile asked for, in one line, e.g. ``"int8 (u8 × s8, per channel) on cpu"``."""
+    form = str(asked.get("format", ""))
     types = " × ".join(str(asked[key]) for key in ("activations", "weights") if asked.get(key))
-    extras = ", ".join(part for part in (types, "per channel" if asked.get("per_channel") else "") if part)
-    text = str(asked.get("format", ""))
-    if extras and text in {"int8", "int4", ""}:
-        text = f"{text} ({extras})".strip()
-    return f"{text} on {asked['device']}" if asked.get("device") else text
+    flags = tuple(name for key, name in _INT8_FLAGS.items() if asked.get(key))
+    extras = (
+        (types, *flags)
+        if form == "int8"
+        else (f"blocks of {asked['block_size']}",)
+        if form == "int4" and asked.get("block_size")
+        else ()
+    )
+    shown = ", ".join(part for part in extras if part)
+    text = f"{form} ({shown})" if shown else form
+    options = asked.get("options")
+    given = options if isinstance(options, Mapping) else {}
+    device = asked.get("device") or given.get("provider") or given.get("device")
+    return f"{text} on {device}" if device else text
 
 
 def ran_text(ran: Mapping[str, Any]) -> str:

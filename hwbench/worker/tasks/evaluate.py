@@ -13,7 +13,7 @@ import onnx
 from hwbench.backend import Array, Feeds, Session
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
-from hwbench.worker.perturb import INPUT_KINDS, WEIGHT_KINDS, WeightPerturber, perturb_inputs
+from hwbench.worker.perturb import INPUT_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
 from hwbench.worker.protocol import JobContext
 
 TOP = 5
@@ -62,6 +62,7 @@ class _Evaluation:
         self._n, self._batch = int(job.params["n"]), int(job.params["batch"])
         self._outputs: list[str] = job.params["outputs"]
         self._changed: set[str] = set()
+        self._inputs = InputPerturber()
         self._chunk: tuple[int, dict[str, Array]] | None = None
         rates = [variant["rate"] for variant in job.params["variants"].values() if variant["kind"] == "bit_errors"]
         self._max_rate = max(rates, default=0.0)
@@ -132,7 +133,7 @@ class _Evaluation:
                 count = min(self._batch, size - start)
                 feeds = {name: value[start : start + count] for name, value in chunk.items()}
                 if variant["kind"] in INPUT_KINDS:
-                    feeds = {name: perturb_inputs(variant, name, value, first + start) for name, value in feeds.items()}
+                    feeds = {name: self._inputs.perturbed(variant, name, value, first + start) for name, value in feeds.items()}
                 if count < self._batch:
                     feeds = {name: np.concatenate([value, np.repeat(value[-1:], self._batch - count, axis=0)]) for name, value in feeds.items()}
                 yield feeds, count

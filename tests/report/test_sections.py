@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_run import HOSTILE, HOSTILE_PROFILE, UNAVAILABLE, make_rows
+
+from hwbench.report.about import data_facts, host_facts, methods, model_facts
+from hwbench.report.details import details
+from hwbench.report.sections import sections
+from hwbench.report.sections.tradeoff import pareto_front
+from hwbench.report.view import View, settings
+from hwbench.table import Row, condition, to_frame
+
+
+def titles(view):
+    return [section.title for section in sections(view)]
+
+
+def by_title(view, title):
+    return next(section for section in sections(view) if section.title == title)
+
+
+def test_every_study_has_its_section_and_an_unknown_one_is_listed(run, table, verdicts):
+    view = View(run, table, verdicts)
+    assert titles(view) == [
+        "Speed against accuracy",
+        "Bit errors in the stored model",
+        "Noise on inputs and weights",
+        "Memory",
+        "Asked versus ran",
+        "Radiation",
+    ]
+    row = by_title(view, "Radiation").tables[0].rows[0]
+    assert [cell.text for cell in row] == ["cpu-int8", "upsets", "hours 24", "3.0 [1.0, 7.0]", ""]
+
+
+def test_sections_without_figures_are_left_out(run):
+    assert titles(View({}, to_frame([]), [])) == []
+    unavailable = to_frame(row for row in make_rows() if row.profile == UNAVAILABLE)
+    assert titles(View({}, unavailable, [])) == []
+
+
+def test_charts_hold_the_figures_of_the_table(run, table, verdicts):
+    chart = by_title(View(run, table, verdicts), "Bit errors in the stored model").charts[0]
+    points = (
+        chart.spec["data"]["values"]
+        if "values" in chart.spec["data"]
+        else chart.spec["datasets"][chart.spec["data"]["name"]]
+    )
+    drawn = {(point["profile"], point["x"]): point["value"] for point in points}
+    rows = [
+        row
+        for row in make_rows()
+        if row.study == "bit_flips" and row.metric == "top1" and settings(row.condition).keys() == {"ber"}
+    ]
+    assert drawn == {(row.profile, settings(row.condition)["ber"]): row.value for row in rows}
+    assert HOSTILE_PROFILE in chart.profiles
+    assert UNAVAILABLE not in chart.profiles
+
+
+def test_a_rate_of_zero_is_left_out_of_a_logarithmic_axis_and_kept_in_the_figures():
+    rows = [Row("bit_flips", "top1", condition(ber=ber), value=0.9, profile="p") for ber in (0.0, 1e-6, 1e-3)]
+    chart = by_title(View({}, to_frame(rows), []), "Bit errors in the stored model").charts[0]
+    assert {point["x"] for point in chart.spec["data"]["values"]} == {1e-6, 1e-3}
+    assert [row[0].text for row in chart.figures.rows] == ["0", "1e-6", "0.001"]
+
+
+def test_deviating_nodes_are_named(run, table, verdicts):
+    asked, astray = by_title(View(run, table, verdicts), "Asked versus ran").tables
+    assert [row[1].text for row in astray.rows] == [HOSTILE, "/classifier/MatMul"]
+    overall = {row[0].text: row[3] for row in asked.rows}
+    assert (overall["cpu-int4"].tone, overall["cpu-int4"].text) == ("fail", "86.7 %")
+    assert (overall["cpu-int8"].tone, overall["cpu-int8"].text) == ("pass", "all")
+
+
+def test_runs_under_a_cap_are_listed_even_if_they_died():
+    died = Row(
+        "memory", "peak_mib", condition(cap_mib=32), status="oom", detail="killed under 32 MiB (cgroup v1)", profile="p"
+    )
+    section = by_title(View({}, to_frame([died]), []), "Memory")
+    assert section.charts == ()
+    cell = section.tables[0].rows[0][2]
+    assert (cell.tone, cell.text, cell.notes) == ("error", "oom", (died.detail,))
+
+
+@given(points=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), falls=st.booleans())
+def test_the_pareto_front_is_what_no_other_point_beats(points, falls):
+    front = pareto_front([(float(cost), float(quality)) for cost, quality in points], falls)
+    sign = -1 if falls else 1
+    for place, (cost, quality) in enumerate(points):
+        at_least = [(c, q) for c, q in points if c <= cost and sign * q >= sign * quality]
+        assert (place in front) == all(other == (cost, quality) for other in at_least)
+    assert front
+
+
+def test_details_hold_rules_figures_layers_classes_and_nodes(run, table, verdicts):
+    found = {detail.name: detail for detail in details(View(run, table, verdicts))}
+    tables = {table.title: table for table in found["cpu-int4"].tables}
+    assert list(tables) == [
+        "Acceptance rules",
+        "Figures, intervals at 95 %",
+        "Layers furthest from the reference",
+        "Classes, worst first",
+        "Nodes that ran otherwise than asked",
+    ]
+    assert len(tables["Classes, worst first"].rows) == 10
+    assert tables["Layers furthest from the reference"].rows[0][0].text == HOSTILE
+    figures = tables["Figures, intervals at 95 %"]
+    assert [row[0].text for row in figures.rows if row[0].text] == [
+        "Accuracy",
+        "Fidelity",
+        "Coverage",
+        "Latency",
+        "Throughput",
+        "Memory",
+        "Bit flips",
+        "Noise",
+    ]
+    assert any(row[3].text == "timeout" and "600 s" in row[5].text for row in figures.rows)
+    facts = dict(found["edge-int8-128m"].facts)
+    assert facts["Target"] == "local, 128 MiB of memory, 1.0 cores, enforced by cgroup v1"
+    assert dict(found["cpu-int8"].facts)["Same build as"] == "edge-int8-128m"
+    assert "What would help" in dict(found[UNAVAILABLE].facts)
+
+
+def test_long_class_lists_are_cut_and_say_so():
+    rows = [Row("accuracy", "top1", condition(**{"class": k}), value=k / 100, profile="p") for k in range(100)]
+    (classes,) = details(View({}, to_frame(rows), []))[0].tables
+    assert classes.title == "Classes, worst first (20 of 100)"
+    assert classes.rows[0][0].text == "0"
+
+
+def test_facts_name_data_host_and_calibration(run, table, verdicts):
+    view = View(run, table, verdicts)
+    assert (
+        dict(data_facts(view))["Calibration"]
+        == "256 samples from digits.npz. from the evaluation inputs, without labels"
+    )
+    assert dict(host_facts(view))["Started"] == "2026-11-22 14:36:05 UTC"
+    assert dict(model_facts(view))["Inputs"] == "x: float32[any × 1 × 28 × 28]"
+    assert [study for study, _ in methods(view)][:2] == ["Verdicts", "Accuracy"]
+
+
+def test_facts_of_an_old_run_without_keys_are_left_out():
+    view = View(
+        {"data": {"labels": False}, "host": None, "model": {"inputs": "x"}, "profiles": {"p": None}}, to_frame([]), []
+    )
+    assert data_facts(view) == [("Labels", "none: accuracy is unavailable")]
+    assert host_facts(view) == model_facts(view) == []
+    assert details(view)[0].facts == ()
+
+
+def test_a_condition_that_is_no_json_object_is_kept_as_text():
+    rows = [replace(Row("odd", "x", value=1.0, profile="p"), condition=text) for text in ("{", "[1]")]
+    assert [row[2].text for row in by_title(View({}, to_frame(rows), []), "Odd").tables[0].rows] == [
+        "condition {",
+        "condition [1]",
+    ]

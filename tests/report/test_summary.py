@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+from synthetic_run import BUILDS, HOSTILE_PROFILE, REASON, UNAVAILABLE, make_rows
+
+from hwbench.report import summary
+from hwbench.report.view import View
+from hwbench.table import Row, to_frame
+from hwbench.verdict import Verdict
+
+
+def cells(table, name):
+    row = next(row for row in table.rows if row[0].text == name)
+    return dict(zip(table.columns, row, strict=True))
+
+
+def test_the_conclusion_counts_every_profile_once(run, table, verdicts):
+    view = View(run, table, verdicts)
+    assert (
+        summary.conclusion(view)
+        == "4 of 7 profiles meet every acceptance rule. 1 fails, 1 is inconclusive, 1 could not run here."
+    )
+    assert [view.outcome(name) for name in ("cpu-fp32", "cpu-int4", "openvino-int8", UNAVAILABLE)] == [
+        "pass",
+        "fail",
+        "inconclusive",
+        "unavailable",
+    ]
+
+
+def test_without_rules_nothing_passes(run, table):
+    view = View(run, table.filter(pl.col("status") == "ok"), [])
+    assert summary.conclusion(view) == "6 profiles were measured; no acceptance rule was given. 1 could not run here."
+    assert summary.best(view) == []
+
+
+def test_an_empty_run_says_so():
+    assert summary.conclusion(View({}, to_frame([]), [])) == "No profile was run."
+
+
+def test_a_job_that_died_is_an_error_with_its_reason_but_not_under_a_memory_cap():
+    passed = Verdict("p", "max_p99_ms", "pass", 50.0, "latency", "p99_ms")
+    died = Row("noise", "top1", status="crash", detail="SIGSEGV", profile="p")
+    view = View({}, to_frame([died]), [passed])
+    assert view.outcome("p") == "error"
+    assert view.reason("p") == "noise: crash, SIGSEGV"
+    capped = replace(died, study="memory", metric="peak_mib", condition='{"cap_mib": 64}', status="oom")
+    assert View({}, to_frame([capped]), [passed]).outcome("p") == "pass"
+
+
+def test_the_best_of_those_that_pass_are_named_with_ties(run, table, verdicts):
+    found = {what: (profile, figure) for what, profile, figure in summary.best(View(run, table, verdicts))}
+    assert found["fastest"] == ("cpu-int8", "0.213 ms")  # openvino-int8 is faster but inconclusive
+    assert found["smallest"] == ("cpu-int8 and edge-int8-128m", "219 KiB")
+
+
+def test_the_matrix_states_outcome_figure_and_limit(run, table, verdicts):
+    matrix = summary.verdict_matrix(View(run, table, verdicts))
+    assert matrix.columns == (
+        "Profile",
+        "Overall",
+        "Accuracy drop",
+        "Latency p99",
+        "Peak memory",
+        "Tolerated bit error rate",
+    )
+    failed = cells(matrix, "cpu-int4")["Accuracy drop"]
+    assert (failed.mark, failed.text, failed.notes) == ("✗", "fail", ("0.0450", "[0.0408, 0.0501]", "limit ≤ 0.01"))
+    assert cells(matrix, "cpu-int8")["Tolerated bit error rate"].notes == ("1e-4", "limit ≥ 1e-5")
+    assert cells(matrix, "cpu-fp32")["Peak memory"].text == "no rule"
+    assert REASON in cells(matrix, UNAVAILABLE)["Overall"].notes[0]
+    assert len(matrix.rows) == len(BUILDS) + 1
+
+
+def test_the_comparison_has_figures_intervals_and_counts(run, table, verdicts):
+    comparison = summary.comparison(View(run, table, verdicts))
+    row = cells(comparison, "cpu-int8")
+    assert (row["Top-1 accuracy"].text, row["Top-1 accuracy"].notes) == (
+        "0.983",
+        ("[0.973, 0.989]", "n\u00a01\u202f000"),
+    )
+    assert row["Best throughput"].notes[-1] == "batch 32, 2 threads"
+    assert row["Model size"].text == "219 KiB"
+    assert cells(comparison, "cpu-fp32")["Fidelity (SQNR)"].text == "∞"
+    assert cells(comparison, UNAVAILABLE)["Latency p50"].text == "unavailable"
+    assert cells(comparison, "reference")["Latency p50"].text == ""
+    assert [line[0].text for line in comparison.rows][-2:] == [HOSTILE_PROFILE, UNAVAILABLE]
+
+
+def test_the_comparison_leaves_out_what_nobody_measured(run, verdicts):
+    table = to_frame(row for row in make_rows() if row.study != "memory")
+    assert "Peak memory" not in summary.comparison(View(run, table, verdicts)).columns
+
+
+def test_regression_is_compared_by_its_own_metric():
+    rows = [Row("accuracy", "rmse", value=1.5, profile="p"), Row("accuracy", "mae", value=1.1, profile="p")]
+    view = View({}, to_frame(rows), [])
+    assert view.primary == "rmse"
+    assert view.primary_falls
+    assert cells(summary.comparison(view), "p")["RMSE"].text == "1.50"

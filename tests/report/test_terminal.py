@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from synthetic_run import UNAVAILABLE
+
+from hwbench.report.terminal import WIDTH, comparison_table, verdict_table
+from hwbench.table import to_frame
+
+
+def printed(table, width=WIDTH):
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False).print(table)
+    return out.getvalue()
+
+
+def test_verdicts_fit_and_say_it_in_words(run, table, verdicts):
+    text = printed(verdict_table(run, table, verdicts), width=200)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    for wanted in (
+        "4 of 7 profiles",
+        "✗ fail",
+        "0.0450 [0.0408, 0.0501]",
+        "≤ 0.01",
+        "? inconclusive",
+        "– unavailable",
+        "libcuda.so.1",
+    ):
+        assert wanted in text
+
+
+def test_an_unavailable_profile_takes_one_entry(run, table, verdicts):
+    assert printed(verdict_table(run, table, verdicts)).count(UNAVAILABLE) == 1
+
+
+def test_the_comparison_fits_and_keeps_figures_whole(run, table, verdicts):
+    text = printed(comparison_table(run, table, verdicts), width=200)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    line = next(line for line in text.splitlines() if line.strip().startswith("cpu-int8"))
+    assert line.split("  ")[0].strip() == "cpu-int8"
+    for wanted in ("0.983 [0.973, 0.989]", "0.213", "0.341", "16\u202f093", "104", "219 KiB", "1e-4", "36.4"):
+        assert wanted in line
+
+
+def test_hostile_names_neither_colour_nor_mark_up_the_terminal(run, table, verdicts):
+    for shown in (verdict_table(run, table, verdicts), comparison_table(run, table, verdicts)):
+        text = printed(shown)
+        assert "\x1b" not in text
+        assert "<img" in text
+    markup = {"profiles": {"[red]x[/red]": {}}}
+    assert "[red]x[/red]" in printed(verdict_table(markup, to_frame([]), []))
