@@ -126,7 +126,12 @@ def run(
 
 
 def run_spec(
-    spec: RunSpec, out: str | Path | None = None, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+    spec: RunSpec,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Run:
     """Carry out a specification and write its reports; arguments and errors as in `run`."""
     place = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem
@@ -149,7 +154,9 @@ def _write_benchmark(finished: Run, outcome: Outcome) -> None:
         write_pytest_benchmark(finished.record, timings, finished.path / "benchmark.json")
 
 
-def build_model(model: Path, profile: str, out: Path, *, calibration: str | None = None, shapes: Sequence[str] = ()) -> Build:
+def build_model(
+    model: Path, profile: str, out: Path, *, calibration: str | None = None, shapes: Sequence[str] = ()
+) -> Build:
     """Make the deployed ONNX of one profile.
 
     Args:
@@ -172,7 +179,9 @@ def build_model(model: Path, profile: str, out: Path, *, calibration: str | None
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
         data = None
-        sizes: dict[str, Sequence[int]] = {given.name: given.shape[1:] for given in map(parse_input, shapes) if given.name}
+        sizes: dict[str, Sequence[int]] = {
+            given.name: given.shape[1:] for given in map(parse_input, shapes) if given.name
+        }
         if calibration is not None:
             data = materialise(open_source(DataSpec(source=calibration)), opened.inputs, Path(folder), task=None)
             data = replace(data, labels=None)

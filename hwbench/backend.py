@@ -206,7 +206,9 @@ class Session(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _open(self) -> None:
@@ -378,7 +380,9 @@ class InitializerPatcher:
                 raise InputError(f"the model has no initializer {name!r}")
             old, new = self._tensors[name], numpy_helper.from_array(value, name)
             if (old.data_type, list(old.dims)) != (new.data_type, list(new.dims)):
-                raise InputError(f"initializer {name!r} keeps its dtype and shape; {value.dtype} {value.shape} does not fit")
+                raise InputError(
+                    f"initializer {name!r} keeps its dtype and shape; {value.dtype} {value.shape} does not fit"
+                )
             old.CopyFrom(new)
         serialized: bytes = self._model.SerializeToString()
         return serialized
@@ -400,6 +404,20 @@ def load_backend(reference: str) -> Backend:
 backends: Registry[type[Backend]] = Registry("hwbench.backends", "backend")
 
 __all__ = [
-    "Array", "Availability", "Backend", "Coverage", "ExecutedNode", "Feeds", "InitializerPatcher", "ModelSource", "NodeCoverage",
-    "Session", "TensorSpec", "UnsupportedError", "backends", "load_backend", "node_name", "silence_telemetry",
+    "Array",
+    "Availability",
+    "Backend",
+    "Coverage",
+    "ExecutedNode",
+    "Feeds",
+    "InitializerPatcher",
+    "ModelSource",
+    "NodeCoverage",
+    "Session",
+    "TensorSpec",
+    "UnsupportedError",
+    "backends",
+    "load_backend",
+    "node_name",
+    "silence_telemetry",
 ]

@@ -118,7 +118,9 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
 
 
-def make_build(recipe: Recipe, folder: Path, run_job: Callable[[Job, Path], JobResult], cache: Path | None = None) -> Build:
+def make_build(
+    recipe: Recipe, folder: Path, run_job: Callable[[Job, Path], JobResult], cache: Path | None = None
+) -> Build:
     """Make a build, or take it from the cache, and place it in ``folder``.
 
     Two processes may make the same build at once: each works in a folder of its own and the first to finish is kept.

@@ -204,8 +204,8 @@ def _held(gate: Gate, row: Mapping[str, Any]) -> GateOutcome:
         return GateOutcome(gate, *place, outcome="unavailable", detail=f"{row['metric']}: {row['verdict']}")
     if not row["direction"]:
         raise InputError(
-            f"--fail-on {gate.text!r}: whether more or less of {gate.metric!r} is better is not known; gate "
-            f"another metric"
+            f"--fail-on {gate.text!r}: whether more or less of {gate.metric!r} is better is not known; "
+            "gate another metric"
         )
     sign = 1.0 if row["direction"] == "lower" else -1.0
     worse = b.minus(a).scaled(sign)

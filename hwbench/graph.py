@@ -113,7 +113,9 @@ def _layers(graph: onnx.GraphProto) -> Iterator[Layer]:
                 scale = numpy_helper.to_array(constants[after.input[1]])
                 point = numpy_helper.to_array(constants[after.input[2]]) if len(after.input) > 2 else np.zeros(1)
                 if scale.size == 1:
-                    yield Layer(name, node.op_type, after.output[0], float(scale.reshape(-1)[0]), int(point.reshape(-1)[0]))
+                    yield Layer(
+                        name, node.op_type, after.output[0], float(scale.reshape(-1)[0]), int(point.reshape(-1)[0])
+                    )
 
 
 def _fed(name: str, made_by: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:

@@ -12,7 +12,17 @@ import psutil
 from hwbench.cpu import cpu_flags, cpu_model
 
 PACKAGES = (
-    "hwbench-ml", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "nncf", "polars", "scipy",
+    "hwbench-ml",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "nncf",
+    "polars",
+    "scipy",
 )
 
 

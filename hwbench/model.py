@@ -131,7 +131,9 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         file = (folder / location).resolve()
         if Path(location).is_absolute() or not file.is_relative_to(folder):
-            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, outside the model's folder; refused")
+            raise ModelError(
+                f"{path}: tensor {tensor.name!r} refers to {location!r}, outside the model's folder; refused"
+            )
         if not file.is_file():
             raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is missing")
         found[file] = None
@@ -190,7 +192,9 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
             size = int(sample[index - 1])
             if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
                 if fixed.setdefault(dimension.value, size) != size:
-                    raise ModelError(f"dimension {dimension.value!r} is {fixed[dimension.value]} in one input and {size} in {value.name!r}")
+                    raise ModelError(
+                        f"dimension {dimension.value!r} is {fixed[dimension.value]} in one input and {size} in {value.name!r}"
+                    )
             value.shape[index] = size
     for value in model.graph.outputs:
         for index, dimension in enumerate(value.shape or ()):
@@ -201,7 +205,9 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
 def save(proto: onnx.ModelProto, path: Path) -> None:
     """Save as one file, or with one external data file beside it where protobuf's 2 GiB do not suffice."""
     external = proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF
-    onnx.save_model(proto, str(path), save_as_external_data=external, location=f"{path.name}.data" if external else None)
+    onnx.save_model(
+        proto, str(path), save_as_external_data=external, location=f"{path.name}.data" if external else None
+    )
 
 
 def _pin(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
@@ -223,7 +229,9 @@ def _pin(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
 
 def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     if not value.type.HasField("tensor_type"):
-        raise ModelError(f"{path}: {value.name!r} is not a tensor; sequences, maps and optional values are not supported")
+        raise ModelError(
+            f"{path}: {value.name!r} is not a tensor; sequences, maps and optional values are not supported"
+        )
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)

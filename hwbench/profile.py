@@ -215,7 +215,9 @@ def _contradictions(profile: Profile) -> None:
     precision = profile.precision
     if profile.backend == "tensorrt" and precision.format == "int8":
         if precision.dynamic:
-            raise ProfileError(f"profile {profile.name}: precision.dynamic: TensorRT takes static QDQ only; set dynamic = false")
+            raise ProfileError(
+                f"profile {profile.name}: precision.dynamic: TensorRT takes static QDQ only; set dynamic = false"
+            )
         if precision.activations != "s8" or precision.weights != "s8":
             raise ProfileError(
                 f"profile {profile.name}: precision.activations = {precision.activations!r}: TensorRT's int8 is symmetric; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,11 @@ class _Calibration:
         self._files = {name: Path(file) for name, file in files.items()}
         self._n = min((len(np.load(file, mmap_mode="r")) for file in self._files.values()), default=0)
         self._n = min(self._n, samples)
-        fixed = {value.type.tensor_type.shape.dim[0].dim_value for value in read_proto(model).graph.input if value.type.tensor_type.shape.dim}
+        fixed = {
+            value.type.tensor_type.shape.dim[0].dim_value
+            for value in read_proto(model).graph.input
+            if value.type.tensor_type.shape.dim
+        }
         self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else _BATCH
         self._batches = self.batches()
 
@@ -138,11 +143,15 @@ def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
     if source.with_name(f"{source.name}.data").exists():
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{target.name}.data")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{target.name}.data"
+        )
     try:
         ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(keep))
-    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common public base
-        raise UnsupportedError(f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}") from error
+    except Exception as error:
+        raise UnsupportedError(
+            f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}"
+        ) from error
     onnx.shape_inference.infer_shapes_path(target, target)
 
 
@@ -194,6 +203,8 @@ def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: _Cal
 
 
 def _int8_nncf(source: Path, target: Path, precision: Precision, feeds: _Calibration) -> None:
+    # The opt-out that nncf heeds: it reports its use unless it believes to run in CI.
+    os.environ.setdefault("CI", "true")
     try:
         import nncf
     except ImportError as error:
@@ -218,14 +229,19 @@ def _int4(source: Path, target: Path, precision: Precision, _feeds: _Calibration
 
     # QDQ, so that the file holds real int4 elements in standard ONNX; runtimes fuse them into their own block kernels.
     config = DefaultWeightOnlyQuantConfig(
-        block_size=precision.block_size, is_symmetric=True, quant_format=QuantFormat.QDQ, op_types_to_quantize=("MatMul",)
+        block_size=precision.block_size,
+        is_symmetric=True,
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=("MatMul",),
     )
     model = onnx.load(source)
     version = next(entry for entry in model.opset_import if entry.domain == "")
     if version.version < 21:  # the first opset with int4
         model = onnx.version_converter.convert_version(model, 21)
     with _quiet():
-        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=precision.block_size, is_symmetric=True, algo_config=config)
+        quantizer = MatMulNBitsQuantizer(
+            model, bits=4, block_size=precision.block_size, is_symmetric=True, algo_config=config
+        )
         quantizer.process()
     made: onnx.ModelProto = quantizer.model.model
     made.ir_version = max(made.ir_version, 10)

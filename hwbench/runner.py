@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -165,7 +165,7 @@ def execute(
         run = _Run(prepared, directory, record, progress or Silent())
         try:
             run.carry_out()
-        except BaseException:  # noqa: BLE001  also Ctrl-C: what is finished must stay readable; the exception goes on
+        except BaseException:
             run.save("interrupted")
             raise
         run.save("complete")
@@ -198,6 +198,7 @@ class _Run:
         self._target = open_target("local")
         self._availability: dict[str, Availability] = {}
         self._results: dict[str, JobResult] = {}
+        self._builds: dict[str, Future[Build]] = {}
         self._plans: list[_Plan] = []
         self._rows: dict[str, dict[str, list[Row]]] = {}
 
@@ -209,6 +210,7 @@ class _Run:
     def carry_out(self) -> None:
         """Reference, then every profile's build, then numbers several jobs at a time, then timings one by one."""
         reference = self._reference()
+        self._start_builds()
         for profile in self.prepared.profiles:
             self._rows[profile.name] = {name: [] for name in self.prepared.studies}
             self._plan_profile(profile, reference)
@@ -228,7 +230,9 @@ class _Run:
         self.verdicts = [
             verdict
             for profile in self.prepared.profiles
-            for verdict in judge(profile, [row for row in self.rows if row.profile == profile.name], self.prepared.metrics[0].name)
+            for verdict in judge(
+                profile, [row for row in self.rows if row.profile == profile.name], self.prepared.metrics[0].name
+            )
         ]
         self.record["state"] = state
         self.record["finished"] = _now() if state != "running" else None
@@ -290,15 +294,21 @@ class _Run:
 
     def _carry_out_together(self, jobs: Sequence[Job]) -> None:
         """Run jobs that measure no time, several at once; their numbers do not depend on how many."""
-        with ThreadPoolExecutor(self.prepared.spec.jobs) as pool:
+        with self._pool() as pool:
             running = {pool.submit(self._carry_out, job): job for job in jobs}
+            for future in as_completed(running):
+                job = running[future]
+                self._results[job.key] = future.result()
+                self.progress.step(_title(job, self._plans))
+                self.progress.advance()
+                self._analyse_ready()
+
+    @contextmanager
+    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads that wait for workers."""
+        with ThreadPoolExecutor(self.prepared.spec.jobs) as pool:
             try:
-                for future in as_completed(running):
-                    job = running[future]
-                    self._results[job.key] = future.result()
-                    self.progress.step(_title(job, self._plans))
-                    self.progress.advance()
-                    self._analyse_ready()
+                yield pool
             except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._target.stop()
@@ -330,7 +340,13 @@ class _Run:
     def _require(self, profile: Profile) -> None:
         """Raise `UnavailableError` unless the profile's backend and device work here."""
         if profile.backend not in self._availability:
-            result = self._job(Job("hwbench.worker.tasks.probe:run", backend=backends.reference(profile.backend), limits=Limits(timeout_s=120)))
+            result = self._job(
+                Job(
+                    "hwbench.worker.tasks.probe:run",
+                    backend=backends.reference(profile.backend),
+                    limits=Limits(timeout_s=120),
+                )
+            )
             if not result.ok:
                 raise UnavailableError(f"probing {profile.backend} ended in {result.status}: {result.detail}")
             self._availability[profile.backend] = Availability(**result.data)
@@ -347,18 +363,37 @@ class _Run:
         if entry is not None:
             entry["ran"] = {"device": device, "versions": dict(found.versions)}
 
+    def _start_builds(self) -> None:
+        """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
+        with self._pool() as pool:
+            for profile in self.prepared.profiles:
+                try:
+                    self._require(profile)
+                except UnavailableError:
+                    continue  # told when the profile's turn comes
+                recipe = self._recipe(profile, self.prepared.model)
+                if recipe.key not in self._builds:
+                    self._builds[recipe.key] = pool.submit(self._make, recipe)
+
     def _subject(self, profile: Profile, model: Model) -> Subject:
+        recipe = self._recipe(profile, model)
+        started = self._builds.get(recipe.key)
+        build = started.result() if started is not None else self._make(recipe)
+        return Subject(build, profile.backend, profile.full_options)
+
+    def _make(self, recipe: Recipe) -> Build:
+        return make_build(recipe, self.directory.build_folder(recipe.key), self._target.run)
+
+    def _recipe(self, profile: Profile, model: Model) -> Recipe:
         prepared = self.prepared
         needs = profile.precision.needs_calibration
-        recipe = Recipe(
+        return Recipe(
             model=model,
             precision=profile.precision,
             shapes={name: file.shape[1:] for name, file in prepared.data.inputs.items()},
             calibration=prepared.calibration if needs else None,
             calibration_note=prepared.calibration_note if needs else "",
         )
-        build = make_build(recipe, self.directory.build_folder(recipe.key), self._target.run)
-        return Subject(build, profile.backend, profile.full_options)
 
     def _case(self, profile: Profile, subject: Subject, reference: Subject) -> Case:
         prepared = self.prepared
@@ -395,7 +430,9 @@ class _Run:
     def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> None:
         key = build.key if build else ""
         model = self.prepared.model.name
-        self._rows[profile.name][study] = [replace(row, model=model, profile=profile.name, build=key) for row in analysis.rows]
+        self._rows[profile.name][study] = [
+            replace(row, model=model, profile=profile.name, build=key) for row in analysis.rows
+        ]
         self.timings.update(analysis.timings)
         for kind, table in analysis.parts.items():
             self.directory.write_part(kind, profile.name, table)
@@ -410,7 +447,9 @@ def _title(job: Job, plans: Sequence[_Plan]) -> str:
 
 
 def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:
-    names = spec.studies if spec.studies is not None else [name for name in studies.names() if studies.get(name).default]
+    names = (
+        spec.studies if spec.studies is not None else [name for name in studies.names() if studies.get(name).default]
+    )
     for name in spec.settings:
         studies.reference(name)
     chosen = {}
@@ -450,7 +489,11 @@ def _check_names(profiles: Sequence[Profile]) -> None:
     names = [profile.name for profile in profiles]
     for name in names:
         if names.count(name) > 1 or name == REFERENCE:
-            raise SpecError(f"two profiles of this run are called {name!r}; rename the file of one" if name != REFERENCE else f"a profile cannot be called {REFERENCE!r}")
+            raise SpecError(
+                f"two profiles of this run are called {name!r}; rename the file of one"
+                if name != REFERENCE
+                else f"a profile cannot be called {REFERENCE!r}"
+            )
 
 
 def _record(prepared: Prepared) -> dict[str, Any]:
@@ -475,7 +518,11 @@ def _record(prepared: Prepared) -> dict[str, Any]:
             "n": prepared.data.n,
             "sha256": prepared.data.key,
             "labels": prepared.data.labels is not None,
-            "calibration": {"source": prepared.calibration.source, "n": prepared.calibration.n, "note": prepared.calibration_note},
+            "calibration": {
+                "source": prepared.calibration.source,
+                "n": prepared.calibration.n,
+                "note": prepared.calibration_note,
+            },
         },
         "profiles": {
             profile.name: {
@@ -498,10 +545,10 @@ def _record(prepared: Prepared) -> dict[str, Any]:
 
 def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no infinity; an unbounded interval is written as null."""
-    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in record.items()}
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in record.items()
+    }
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-

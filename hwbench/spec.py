@@ -28,10 +28,14 @@ class RunSpec(BaseModel):
     split_calibration: float | None = Field(None, gt=0, lt=1, description="share of `data` held out for calibration")
     profiles: list[str] = Field(min_length=1)
     studies: list[str] | None = Field(None, description="default: every study but those that say otherwise")
-    task: Literal["classification", "regression", "embedding"] | None = Field(None, description="default: told by labels")
+    task: Literal["classification", "regression", "embedding"] | None = Field(
+        None, description="default: told by labels"
+    )
     metric: str | None = Field(None, description="`module:callable` of an accuracy metric of your own")
     output: str | None = Field(None, description="the output accuracy is measured on; default: the first")
-    batch: int = Field(64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails")
+    batch: int = Field(
+        64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails"
+    )
     seed: int = Field(0, ge=0)
     timeout_s: float = Field(600.0, gt=0, description="wall time after which a job is killed")
     jobs: int = Field(
@@ -96,7 +100,8 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
             content[key] = {"source": _beside(section, folder)}
     if isinstance(content.get("profiles"), list):
         content["profiles"] = [
-            _beside(name, folder) if isinstance(name, str) and name.endswith(".toml") else name for name in content["profiles"]
+            _beside(name, folder) if isinstance(name, str) and name.endswith(".toml") else name
+            for name in content["profiles"]
         ]
 
 

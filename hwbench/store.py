@@ -45,7 +45,9 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def create(cls, path: Path, record: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False) -> Iterator[Self]:
+    def create(
+        cls, path: Path, record: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+    ) -> Iterator[Self]:
         """Open a folder for writing, under a lock.
 
         Args:
@@ -84,7 +86,9 @@ class RunDirectory:
             raise RunDirectoryError(f"{file}: damaged: {error}") from None
         version = record.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise RunDirectoryError(f"{file}: schema version {version}, this hwbench reads up to {SCHEMA_VERSION}; upgrade hwbench")
+            raise RunDirectoryError(
+                f"{file}: schema version {version}, this hwbench reads up to {SCHEMA_VERSION}; upgrade hwbench"
+            )
         return record
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -137,7 +141,9 @@ class RunDirectory:
                 self._check_same(record)
                 return
             if not overwrite:
-                raise RunDirectoryError(f"{self.path}: holds a run; use --overwrite to replace it, --resume to go on with it, or another folder")
+                raise RunDirectoryError(
+                    f"{self.path}: holds a run; use --overwrite to replace it, --resume to go on with it, or another folder"
+                )
             self._clear()
         self.write(record)
 
@@ -147,7 +153,9 @@ class RunDirectory:
             key for key, value in record["fingerprint"].items() if there.get("fingerprint", {}).get(key) != value
         )
         if differing:
-            raise RunDirectoryError(f"{self.path}: cannot be resumed: it was made with another {', '.join(differing)}; use --overwrite or another folder")
+            raise RunDirectoryError(
+                f"{self.path}: cannot be resumed: it was made with another {', '.join(differing)}; use --overwrite or another folder"
+            )
 
     def _clear(self) -> None:
         # run.json goes first: a folder without it is no run, so an interruption leaves no half of one.
@@ -174,7 +182,9 @@ def _lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunDirectoryError(f"{path}: another hwbench is writing here; wait for it or name another folder") from None
+            raise RunDirectoryError(
+                f"{path}: another hwbench is writing here; wait for it or name another folder"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -102,7 +102,9 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
     return verdicts
 
 
-def exit_code(verdicts: Iterable[Verdict], rows: Iterable[Row], *, required: Iterable[str] = (), strict: bool = False) -> int:
+def exit_code(
+    verdicts: Iterable[Verdict], rows: Iterable[Row], *, required: Iterable[str] = (), strict: bool = False
+) -> int:
     """The exit code of a run that was carried out: 0, 1 (a rule fails or a job ended badly), 3 or 4.
 
     Args:
@@ -131,13 +133,22 @@ def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tupl
         missing = [row for (study, _, _), row in table.items() if study == rule.study and row.status != "ok"]
         why = missing[0].detail if missing else f"the study {rule.study!r} gave no {rule.metric} in this run"
         return replace(verdict, detail=why)
-    low, high = (row.ci_low, row.ci_high) if row.ci_low is not None and row.ci_high is not None else (row.value, row.value)
+    low, high = (
+        (row.ci_low, row.ci_high) if row.ci_low is not None and row.ci_high is not None else (row.value, row.value)
+    )
     bound = limit * rule.scale
     inside = high <= bound if rule.at_most else low >= bound
     outside = low > bound if rule.at_most else high < bound
     outcome: Outcome = "pass" if inside else "fail" if outside else "inconclusive"
     return replace(
-        verdict, outcome=outcome, value=row.value, ci_low=row.ci_low, ci_high=row.ci_high, unit=row.unit, limit=bound, detail=row.detail
+        verdict,
+        outcome=outcome,
+        value=row.value,
+        ci_low=row.ci_low,
+        ci_high=row.ci_high,
+        unit=row.unit,
+        limit=bound,
+        detail=row.detail,
     )
 
 

@@ -27,7 +27,9 @@ def command(as_json: Json = False) -> None:
         versions = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
         missing = [f"{one['reason']}\n  {one['hint']}"] if not one["available"] else []
         missing += [f"{device}: {hint}" for device, hint in one["hints"].items()]
-        table.add_row(name, "yes" if one["available"] else "no", ", ".join(one["devices"]), versions, escape("\n".join(missing)))
+        table.add_row(
+            name, "yes" if one["available"] else "no", ", ".join(one["devices"]), versions, escape("\n".join(missing))
+        )
     Console().print(table)
 
 
@@ -42,6 +44,13 @@ def probe_all() -> dict[str, dict[str, Any]]:
         for name in backends.names():
             job = Job("hwbench.worker.tasks.probe:run", backend=backends.reference(name), limits=Limits(timeout_s=120))
             result = target.run(job, Path(work) / name)
-            ended = {"available": False, "reason": f"probing ended in {result.status}: {result.detail}", "hint": "", "versions": {}, "devices": [], "hints": {}}
+            ended = {
+                "available": False,
+                "reason": f"probing ended in {result.status}: {result.detail}",
+                "hint": "",
+                "versions": {},
+                "devices": [],
+                "hints": {},
+            }
             found[name] = dict(result.data) if result.ok else ended
     return found

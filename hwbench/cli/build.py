@@ -14,9 +14,16 @@ from hwbench.cli.options import Json
 def command(
     model: Annotated[Path, typer.Argument(help="The ONNX file.")],
     profile: Annotated[str, typer.Option(help="A profile's name or path.")],
-    calibration: Annotated[str | None, typer.Option("--calibration", "--data", help="Calibration data, for static int8.")] = None,
-    shape: Annotated[list[str] | None, typer.Option(help="Size of an input's dynamic dimensions, batch first: image=1x3x224x224; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to place model.onnx and manifest.json in.")] = Path("build"),
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", "--data", help="Calibration data, for static int8.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Size of an input's dynamic dimensions, batch first: image=1x3x224x224; may be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to place model.onnx and manifest.json in.")] = Path(
+        "build"
+    ),
     as_json: Json = False,
 ) -> None:
     """Make the deployed ONNX of one profile, with a manifest of what was asked and what came out."""
@@ -29,4 +36,6 @@ def command(
     contents = made.manifest["contents"]
     stored = ", ".join(f"{count:,} {form}" for form, count in contents["stored"].items())
     compute = ", ".join(f"{count} in {form}" for form, count in contents["compute"].items())
-    typer.echo(f"{made.model}: {contents['bytes']:,} bytes; stored numbers: {stored}; operators that multiply: {compute or 'none'}")
+    typer.echo(
+        f"{made.model}: {contents['bytes']:,} bytes; stored numbers: {stored}; operators that multiply: {compute or 'none'}"
+    )

@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwbench.cli.options import Json
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from hwbench.compare import GateOutcome
+
 
 def command(
     a: Annotated[Path, typer.Argument(help="The run to compare with.")],
     b: Annotated[Path, typer.Argument(help="The new run.")],
-    fail_on: Annotated[list[str] | None, typer.Option(help="[study.]metric:limit, e.g. p99_ms:10% or accuracy.top1:0.01; may be repeated.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 where a gate is inconclusive.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(help="[study.]metric:limit, e.g. p99_ms:10% or accuracy.top1:0.01; may be repeated."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every condition, not only each study's main figures.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 where a gate is inconclusive, 3 where it has no figure.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put two runs side by side."""
+    """Put two runs side by side, and fail on a regression.
+
+    Exits with 0 where no gate fails, 1 where one does, 2 on bad input.
+    """
+    from hwbench.api import Run
+    from hwbench.compare import compare, evaluate_gates, parse_gate
+
+    gates = [parse_gate(text) for text in fail_on or []]
+    first, second = Run.open(a), Run.open(b)
+    primary = first.record["primary"]
+    comparison = compare(
+        first.table, second.table, {primary: "higher" if first.record["higher_is_better"] else "lower"}
+    )
+    outcomes = evaluate_gates(gates, comparison)
+    if as_json:
+        typer.echo(json.dumps(_json(comparison, outcomes), indent=2))
+    else:
+        _print(comparison, outcomes, everything=everything)
+    kinds = {outcome.outcome for outcome in outcomes}
+    if "fail" in kinds:
+        raise typer.Exit(1)
+    if strict and "unavailable" in kinds:
+        raise typer.Exit(3)
+    if strict and "inconclusive" in kinds:
+        raise typer.Exit(4)
+
+
+def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everything: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "profile", "study", "metric", "condition", "A", "B", "B − A", "", title="B against A", title_justify="left"
+    )
+    shown = comparison if everything else comparison.filter(comparison["condition"] == "{}")
+    for row in shown.to_dicts():
+        figures = [_figure(row[key]) for key in ("a", "b", "difference")]
+        table.add_row(
+            *(escape(str(row[key])) for key in ("profile", "study", "metric", "condition")), *figures, row["verdict"]
+        )
+    console = Console()
+    console.print(table)
+    for outcome in outcomes:
+        where = f"{outcome.profile} {outcome.study}.{outcome.metric} {outcome.condition}"
+        console.print(
+            f"{outcome.outcome:12} {outcome.gate.text:20} {where}: {outcome.detail}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _json(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome]) -> dict[str, object]:
+    def finite(value: object) -> object:
+        return None if isinstance(value, float) and abs(value) == float("inf") else value
+
+    rows = [{key: finite(value) for key, value in row.items()} for row in comparison.to_dicts()]
+    gates = [
+        {**{key: finite(value) for key, value in vars(outcome).items()}, "gate": outcome.gate.text}
+        for outcome in outcomes
+    ]
+    return {"comparison": rows, "gates": gates}

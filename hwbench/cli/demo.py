@@ -9,6 +9,14 @@ import typer
 
 from hwbench.cli.options import Json, Overwrite, Quiet, Resume
 
+# Less than the studies' defaults where that only costs precision: the demo is to be over in a minute.
+SETTINGS = {
+    "bit_flips": {"rates": [1e-7, 1e-6, 1e-5, 1e-4, 1e-3]},
+    "noise": {"draws": 3, "snr_db": [20, 10, 5, 0], "impulse_rates": [0.01, 0.1], "weight_sigmas": [0.01, 0.02, 0.05]},
+    "throughput": {"batches": [1, 32], "seconds": 0.25},
+    "latency": {"samples": 1000},
+}
+
 
 def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run directory.")] = Path("results/demo"),
@@ -32,5 +40,6 @@ def command(
         data={"source": str(demo.DATA)},
         calibration={"source": str(demo.CALIBRATION)},
         profiles=profile_names(),
+        settings=SETTINGS,
     )
     show(carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet), as_json=as_json)

@@ -10,13 +10,20 @@ import typer
 
 def command(
     target: Annotated[str, typer.Argument(metavar="MODULE:CALLABLE", help="A model, or a callable that returns one.")],
-    inputs: Annotated[list[str], typer.Option("--input", help="An input's shape, batch first: 1x3x32x32, or ids=1x16:int64; may be repeated.")],
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", help="An input's shape, batch first: 1x3x32x32, or ids=1x16:int64; may be repeated."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")] = Path("model.onnx"),
-    framework: Annotated[str | None, typer.Option(help="torch, sklearn or keras; default: told by the model's class.")] = None,
+    framework: Annotated[
+        str | None, typer.Option(help="torch, sklearn or keras; default: told by the model's class.")
+    ] = None,
     atol: Annotated[float, typer.Option(help="Absolute tolerance of the parity check.")] = 1e-4,
     rtol: Annotated[float, typer.Option(help="Relative tolerance of the parity check.")] = 1e-3,
 ) -> None:
     """Export a PyTorch, scikit-learn or Keras model to ONNX and check that it computes the same."""
     from hwbench.export import export_model, parse_input
 
-    typer.echo(export_model(target, [parse_input(text) for text in inputs], out, framework=framework, atol=atol, rtol=rtol))
+    typer.echo(
+        export_model(target, [parse_input(text) for text in inputs], out, framework=framework, atol=atol, rtol=rtol)
+    )

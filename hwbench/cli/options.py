@@ -10,8 +10,12 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")]
-Require = Annotated[list[str] | None, typer.Option("--require", help="Exit with 3 unless this profile is available; may be repeated.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Unavailable profiles (exit 3) and inconclusive verdicts (exit 4) count.")]
+Require = Annotated[
+    list[str] | None, typer.Option("--require", help="Exit with 3 unless this profile is available; may be repeated.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Unavailable profiles (exit 3) and inconclusive verdicts (exit 4) count.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
 

@@ -37,7 +37,15 @@ def command(
         return
     listed = [load_profile(known) for known in profile_names()]
     if as_json:
-        typer.echo(json.dumps([{"name": one.name, "backend": one.backend, "format": one.precision.format, "summary": one.summary} for one in listed], indent=2))
+        typer.echo(
+            json.dumps(
+                [
+                    {"name": one.name, "backend": one.backend, "format": one.precision.format, "summary": one.summary}
+                    for one in listed
+                ],
+                indent=2,
+            )
+        )
         return
     table = Table("profile", "backend", "format", "summary")
     for one in listed:

@@ -12,7 +12,10 @@ from hwbench.cli.options import Json
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write one view: .html, .md or .xml; default: all, into the run directory.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write one view: .html, .md or .xml; default: all, into the run directory."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's reports again from its table, and show its verdicts."""

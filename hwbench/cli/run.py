@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 def command(
     source: Annotated[str, typer.Argument(metavar="MODEL.onnx|SPEC.toml", help="A model, or a run specification.")],
-    data: Annotated[str | None, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")
+    ] = None,
     profiles: Annotated[str | None, typer.Option(help="Profiles, by name or path, separated by commas.")] = None,
     studies: Annotated[str | None, typer.Option(help="Studies, separated by commas; default: all.")] = None,
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
     split_calibration: Annotated[float | None, typer.Option(help="Share of the data held out for calibration.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification, regression or embedding; default: told by the labels.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or embedding; default: told by the labels.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
     batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,

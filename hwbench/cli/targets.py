@@ -25,6 +25,10 @@ def command(as_json: Json = False) -> None:
         return
     table = Table("target", "what", "how")
     table.add_row("local", "processor", f"{host['cpu_model']}, {host['cores_logical']} cores, {host['memory_mib']} MiB")
-    table.add_row("", "memory cap (memory_mib)", escape(support.memory + (f" ({support.memory_reason})" if support.memory_reason else "")))
+    table.add_row(
+        "",
+        "memory cap (memory_mib)",
+        escape(support.memory + (f" ({support.memory_reason})" if support.memory_reason else "")),
+    )
     table.add_row("", "processor quota (cpu_quota)", escape(support.cpu or f"none: {support.cpu_reason}"))
     Console().print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -65,21 +66,36 @@ def two_way_bootstrap(matrix: ArrayLike, level: float = 0.95, seed: int = 0, res
 def resampled_means(data: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
     """The bootstrap distribution behind `two_way_bootstrap`: array [resamples] of means."""
     draws, inputs = data.shape
-    # Two streams, so that the means do not depend on how the resamples are cut into chunks.
-    row_rng, column_rng = np.random.default_rng(seed).spawn(2)
     chunk = max(1, min(resamples, _BLOCK_ELEMENTS // max(inputs, draws)))
+    if chunk == resamples:
+        rows, columns = _all_weights(seed, draws, inputs, resamples)
+        sums: NDArray[np.float64] = np.einsum("ri,ri->r", rows @ data.astype(np.float64, copy=False), columns)
+        return sums / np.float64(draws * inputs)
+    row_rng, column_rng = _streams(seed)
     width = max(1, min(inputs, _BLOCK_ELEMENTS // draws))
-    totals = np.zeros(resamples)
+    totals: NDArray[np.float64] = np.zeros(resamples)
     for first in range(0, resamples, chunk):
         count = min(chunk, resamples - first)
         row_weights = _weights(row_rng, count, draws)
         column_weights = _weights(column_rng, count, inputs)
         for start in range(0, inputs, width):
-            columns = slice(start, start + width)
-            weighted = row_weights @ data[:, columns].astype(np.float64, copy=False)
-            totals[first : first + count] += np.einsum("ri,ri->r", weighted, column_weights[:, columns])
-    means: NDArray[np.float64] = totals / (draws * inputs)
-    return means
+            part = slice(start, start + width)
+            weighted = row_weights @ data[:, part].astype(np.float64, copy=False)
+            totals[first : first + count] += np.einsum("ri,ri->r", weighted, column_weights[:, part])
+    return totals / np.float64(draws * inputs)
+
+
+def _streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """One generator for rows and one for columns, so that the means do not depend on how resamples are cut into chunks."""
+    rows, columns = np.random.default_rng(seed).spawn(2)
+    return rows, columns
+
+
+@lru_cache(maxsize=4)
+def _all_weights(seed: int, draws: int, inputs: int, resamples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All weights at once, kept: a study asks for dozens of intervals of one shape, and the weights take most of the time."""
+    rows, columns = _streams(seed)
+    return _weights(rows, resamples, draws), _weights(columns, resamples, inputs)
 
 
 def _weights(rng: np.random.Generator, count: int, size: int) -> NDArray[np.float64]:

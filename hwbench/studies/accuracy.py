@@ -27,7 +27,12 @@ class AccuracyStudy(Study):
     def analyse(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
         """Metrics, paired differences, class-wise accuracy."""
         if case.data.labels is None:
-            return Analysis([Row(self.name, metric.name, status="unavailable", detail="the data have no labels") for metric in case.metrics])
+            return Analysis(
+                [
+                    Row(self.name, metric.name, status="unavailable", detail="the data have no labels")
+                    for metric in case.metrics
+                ]
+            )
         rows = []
         for metric in case.metrics:
             values = per_sample(case, metric, results["golden"], "golden")
@@ -42,7 +47,13 @@ class AccuracyStudy(Study):
     def _against_reference(self, case: Case, values: np.ndarray[Any, Any], result: JobResult) -> Iterator[Row]:
         metric = case.primary
         reference = per_sample(case, metric, result, "golden")
-        yield row(self.name, "accuracy_drop", drop(case, metric, reference, values), metric.unit, detail=f"loss of {metric.name} against the reference")
+        yield row(
+            self.name,
+            "accuracy_drop",
+            drop(case, metric, reference, values),
+            metric.unit,
+            detail=f"loss of {metric.name} against the reference",
+        )
         if metric.proportion:
             p_value = stats.mcnemar_exact(reference > 0, values > 0)
             yield Row(self.name, "mcnemar_p", value=p_value, unit="ratio", n=len(values))

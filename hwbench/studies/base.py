@@ -114,7 +114,9 @@ class Case:
         """The metric limits are held against."""
         return self.metrics[0]
 
-    def evaluation(self, variants: Mapping[str, Mapping[str, Any]], *, subject: Subject | None = None, top: bool = False) -> Job:
+    def evaluation(
+        self, variants: Mapping[str, Mapping[str, Any]], *, subject: Subject | None = None, top: bool = False
+    ) -> Job:
         """A job that runs a build over all inputs, once per variant.
 
         Args:

@@ -46,8 +46,13 @@ class BitFlipsStudy(Study):
         """Rows per rate, the tolerated rate, and a table with one line a draw and rate."""
         result = results["flips"]
         if not result.data["restored"]:
-            return Analysis([self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")])
-        sweeps = {ber: gather(case, result, [_variant(ber, draw) for draw in range(settings.draws)]) for ber in sorted(settings.rates)}
+            return Analysis(
+                [self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")]
+            )
+        sweeps = {
+            ber: gather(case, result, [_variant(ber, draw) for draw in range(settings.draws)])
+            for ber in sorted(settings.rates)
+        }
         rows: list[Row] = []
         for ber, sweep in sweeps.items():
             rows.extend(_rates(case, sweep, condition(ber=ber)))
@@ -58,14 +63,23 @@ class BitFlipsStudy(Study):
             rows.extend(self._accuracy(case, settings, sweeps, golden))
         return Analysis(rows, parts={"draws": _draws(case, sweeps)})
 
-    def _accuracy(self, case: Case, settings: BitFlipsSettings, sweeps: Mapping[float, Sweep], golden: np.ndarray) -> Iterator[Row]:
+    def _accuracy(
+        self, case: Case, settings: BitFlipsSettings, sweeps: Mapping[float, Sweep], golden: np.ndarray
+    ) -> Iterator[Row]:
         metric, tolerated, broken = case.primary, 0.0, False
         for ber, sweep in sweeps.items():
             setting, faults = condition(ber=ber), f"{np.mean(sweep.n_faults):.4g} faults a draw"
             yield row(self.name, metric.name, figure(case, sweep), metric.unit, setting, faults)
             yield _worst(case, sweep, ber)
             lost = loss(case, sweep, golden)
-            yield row(self.name, "accuracy_drop", lost, metric.unit, setting, f"mean loss of {metric.name} against the same build without faults")
+            yield row(
+                self.name,
+                "accuracy_drop",
+                lost,
+                metric.unit,
+                setting,
+                f"mean loss of {metric.name} against the same build without faults",
+            )
             broken = broken or not lost.high <= settings.max_drop
             tolerated = tolerated if broken else ber
         lowest, highest = min(sweeps), max(sweeps)
@@ -97,7 +111,9 @@ def _per_draw(case: Case, sweep: Sweep) -> list[float]:
 def _worst(case: Case, sweep: Sweep, ber: float) -> Row:
     figures = _per_draw(case, sweep)
     worst = min(figures) if case.primary.higher_is_better else max(figures)
-    return Row("bit_flips", case.primary.name, condition(ber=ber, draw="worst"), worst, case.primary.unit, n=case.data.n)
+    return Row(
+        "bit_flips", case.primary.name, condition(ber=ber, draw="worst"), worst, case.primary.unit, n=case.data.n
+    )
 
 
 def _draws(case: Case, sweeps: Mapping[float, Sweep]) -> pl.DataFrame:

@@ -29,7 +29,9 @@ class CoverageStudy(Study):
         said = "; ".join(f"{count}× {kind}" for kind, count in _kinds(deviations).items())
         rows = [Row(self.name, self.headline, value=1 - len(deviations) / n, unit="ratio", n=n, detail=said)]
         for node, (kind, text) in deviations.items():
-            rows.append(Row(self.name, self.headline, condition(node=node), 0.0, "ratio", n=1, detail=f"{kind}: {text}"))
+            rows.append(
+                Row(self.name, self.headline, condition(node=node), 0.0, "ratio", n=1, detail=f"{kind}: {text}")
+            )
         return Analysis(rows)
 
 
@@ -60,7 +62,10 @@ def _deviations(case: Case, nodes: list[dict[str, Any]], executed: list[dict[str
             want = override if override and asked[name].startswith(("fp", "bf")) else asked[name]
             if ran[name]["precision"] != want:
                 kernel = f" ({ran[name]['kernel']})" if ran[name]["kernel"] else ""
-                found[name] = ("other precision", f"{node['op_type']}: asked {want}, ran {ran[name]['precision']}{kernel}")
+                found[name] = (
+                    "other precision",
+                    f"{node['op_type']}: asked {want}, ran {ran[name]['precision']}{kernel}",
+                )
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from pydantic import Field
 
@@ -56,7 +55,11 @@ class FidelityStudy(Study):
     def analyse(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows for the output, then for the worst layers."""
         fidelity = Fidelity()
-        pairs = zip(chunks(results["reference"], "golden", case.data.n), chunks(results["golden"], "golden", case.data.n), strict=True)
+        pairs = zip(
+            chunks(results["reference"], "golden", case.data.n),
+            chunks(results["golden"], "golden", case.data.n),
+            strict=True,
+        )
         for (_, reference), (_, output) in pairs:
             fidelity.add(reference, output)
         rows = list(_rows(fidelity.result(), "{}"))
@@ -73,7 +76,13 @@ class FidelityStudy(Study):
         built, reference = results["layers"], results["reference_layers"]
         if not (built.ok and reference.ok):
             bad = built if not built.ok else reference
-            yield Row(self.name, "sqnr_db", condition(tensor="*"), status=bad.status, detail=f"layers cannot be compared: {bad.detail}")
+            yield Row(
+                self.name,
+                "sqnr_db",
+                condition(tensor="*"),
+                status=bad.status,
+                detail=f"layers cannot be compared: {bad.detail}",
+            )
             return
         layers = matching_layers(case.subject.build.model, case.reference.build.model)
         n = min(settings.layer_inputs, case.data.n)
@@ -84,7 +93,9 @@ class FidelityStudy(Study):
 
     def _layer(self, layer: Layer, index: int, n: int, built: JobResult, reference: JobResult) -> FidelityResult:
         fidelity = Fidelity()
-        for (_, wanted), (_, got) in zip(chunks(reference, "golden", n, index), chunks(built, "golden", n, index), strict=True):
+        for (_, wanted), (_, got) in zip(
+            chunks(reference, "golden", n, index), chunks(built, "golden", n, index), strict=True
+        ):
             fidelity.add(wanted, layer.real(got))
         return replace(fidelity.result(), top1_agreement=None)
 
@@ -98,5 +109,3 @@ def _rows(result: FidelityResult, setting: str, detail: str = "") -> Iterator[Ro
     yield Row("fidelity", "cosine", setting, result.cosine, "ratio", n=n, detail=broken)
     if result.top1_agreement is not None:
         yield row("fidelity", "top1_agreement", stats.proportion(result.top1_agreement, n, LEVEL), "ratio", setting)
-
-

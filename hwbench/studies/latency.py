@@ -34,7 +34,14 @@ class LatencyStudy(Study):
 
     def plan(self, case: Case, settings: LatencySettings) -> dict[str, Job]:
         """One job, alone on the machine, under the target's limits."""
-        job = case.subject.job("latency", case, exclusive=True, batch=case.model.batch or 1, samples=settings.samples, seconds=settings.seconds)
+        job = case.subject.job(
+            "latency",
+            case,
+            exclusive=True,
+            batch=case.model.batch or 1,
+            samples=settings.samples,
+            seconds=settings.seconds,
+        )
         return {"latency": on_target(job, case)}
 
     def analyse(self, case: Case, settings: LatencySettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -48,7 +55,20 @@ class LatencyStudy(Study):
         rows = []
         for metric, q in (("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)):
             figure = stats.quantile(durations, q, LEVEL)
-            rows.append(Row(self.name, metric, setting, figure.value, "ms", figure.low, figure.high, LEVEL, figure.n, detail=detail))
+            rows.append(
+                Row(
+                    self.name,
+                    metric,
+                    setting,
+                    figure.value,
+                    "ms",
+                    figure.low,
+                    figure.high,
+                    LEVEL,
+                    figure.n,
+                    detail=detail,
+                )
+            )
         rows.append(Row(self.name, "load_ms", value=result.data["load_ns"] / _NS_PER_MS, unit="ms", n=1))
         rows.append(Row(self.name, "first_run_ms", value=result.data["first_run_ns"] / _NS_PER_MS, unit="ms", n=1))
         return Analysis(rows, timings={f"latency[{case.profile.name}]": durations / 1e3})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from pydantic import Field
 
@@ -61,8 +60,23 @@ class MemoryStudy(Study):
         setting = condition(cap_mib=case.profile.target.memory_mib)
         mechanism = str(result.usage.get("mechanism", "no mechanism"))
         if not result.ok:
-            yield Row(self.name, "peak_mib", setting, unit="MiB", status=result.status, detail=f"{result.detail} ({mechanism})")
+            yield Row(
+                self.name,
+                "peak_mib",
+                setting,
+                unit="MiB",
+                status=result.status,
+                detail=f"{result.detail} ({mechanism})",
+            )
             return
         peak = result.usage.get("cap_peak_mib", result.data["peak"])
         slower = result.data["run_ns"] / free_ns
-        yield Row(self.name, "peak_mib", setting, peak, "MiB", n=1, detail=f"enforced by {mechanism}; a run took {slower:.2f} times the uncapped one's time")
+        yield Row(
+            self.name,
+            "peak_mib",
+            setting,
+            peak,
+            "MiB",
+            n=1,
+            detail=f"enforced by {mechanism}; a run took {slower:.2f} times the uncapped one's time",
+        )

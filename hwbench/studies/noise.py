@@ -17,9 +17,15 @@ from hwbench.worker.protocol import Job, JobResult
 class NoiseSettings(Settings):
     """What the study can be told."""
 
-    snr_db: tuple[float, ...] = Field((30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise")
-    impulse_rates: tuple[float, ...] = Field((0.01, 0.05, 0.1), description="share of input elements set to the sample's extremes")
-    weight_sigmas: tuple[float, ...] = Field((0.005, 0.01, 0.02, 0.05), description="of weight noise, relative to the stored range")
+    snr_db: tuple[float, ...] = Field(
+        (30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise"
+    )
+    impulse_rates: tuple[float, ...] = Field(
+        (0.01, 0.05, 0.1), description="share of input elements set to the sample's extremes"
+    )
+    weight_sigmas: tuple[float, ...] = Field(
+        (0.005, 0.01, 0.02, 0.05), description="of weight noise, relative to the stored range"
+    )
     draws: int = Field(5, ge=2, description="independent draws of the noise")
 
 
@@ -57,14 +63,26 @@ class NoiseStudy(Study):
             for (kind, _, name), levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
                 rows.extend(self._rows(case, settings, results["inputs"], kind, name, levels))
         elif settings.snr_db or settings.impulse_rates:
-            rows.append(self.missing("unavailable", "no input of this model is a floating-point tensor, so there is none to add noise to"))
+            rows.append(
+                self.missing(
+                    "unavailable", "no input of this model is a floating-point tensor, so there is none to add noise to"
+                )
+            )
         if "weights" in results:
             if not results["weights"].data["restored"]:
-                return Analysis([self.missing("error", "the golden output was not the same, bit for bit, after the noise was undone")])
+                return Analysis(
+                    [
+                        self.missing(
+                            "error", "the golden output was not the same, bit for bit, after the noise was undone"
+                        )
+                    ]
+                )
             rows.extend(self._rows(case, settings, results["weights"], _WEIGHT[0], _WEIGHT[2], settings.weight_sigmas))
         return Analysis(rows)
 
-    def _rows(self, case: Case, settings: NoiseSettings, result: JobResult, kind: str, name: str, levels: tuple[float, ...]) -> Iterator[Row]:
+    def _rows(
+        self, case: Case, settings: NoiseSettings, result: JobResult, kind: str, name: str, levels: tuple[float, ...]
+    ) -> Iterator[Row]:
         metric = case.primary
         golden = per_sample(case, metric, result, "golden", top=case.classifies)
         for level in levels:
@@ -72,10 +90,19 @@ class NoiseStudy(Study):
             setting = condition(**{name: level})
             yield row(self.name, metric.name, figure(case, sweep), metric.unit, setting)
             lost = loss(case, sweep, golden)
-            yield row(self.name, "accuracy_drop", lost, metric.unit, setting, f"mean loss of {metric.name} against the same build without noise")
+            yield row(
+                self.name,
+                "accuracy_drop",
+                lost,
+                metric.unit,
+                setting,
+                f"mean loss of {metric.name} against the same build without noise",
+            )
 
 
-def _variants(case: Case, settings: NoiseSettings, kinds: tuple[tuple[str, str, str], ...], levels: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+def _variants(
+    case: Case, settings: NoiseSettings, kinds: tuple[tuple[str, str, str], ...], levels: tuple[float, ...]
+) -> dict[str, dict[str, Any]]:
     return {
         f"{kind}-{level!r}-draw{draw}": {"kind": kind, "seed": case.seed, "draw": draw, key: level}
         for kind, key, _ in kinds

@@ -33,7 +33,9 @@ def per_sample(case: Case, metric: Metric, result: JobResult, variant: str, *, t
     values = np.empty(case.data.n)
     for start, block in chunks(result, variant, case.data.n):
         labels = case.data.labels.rows(start, start + len(block))
-        values[start : start + len(block)] = metric.from_topk(block, labels) if top else metric.per_sample(block, labels)
+        values[start : start + len(block)] = (
+            metric.from_topk(block, labels) if top else metric.per_sample(block, labels)
+        )
     return values
 
 
@@ -61,4 +63,6 @@ def drop(case: Case, metric: Metric, reference: Array, values: Array) -> Estimat
 
 def row(study: str, metric: str, figure: Estimate, unit: str, condition: str = "{}", detail: str = "") -> Row:
     """A row of an estimate."""
-    return Row(study, metric, condition, figure.value, unit, figure.low, figure.high, figure.level, figure.n, detail=detail)
+    return Row(
+        study, metric, condition, figure.value, unit, figure.low, figure.high, figure.level, figure.n, detail=detail
+    )

@@ -100,5 +100,7 @@ def _transformed(case: Case, mean: Estimate) -> Estimate:
     if metric.is_mean:
         return mean
     labels = case.data.labels_array()
-    value, low, high = (metric.aggregate(np.full(case.data.n, bound), labels) for bound in (mean.value, max(mean.low, 0.0), mean.high))
+    value, low, high = (
+        metric.aggregate(np.full(case.data.n, bound), labels) for bound in (mean.value, max(mean.low, 0.0), mean.high)
+    )
     return Estimate(value, min(low, high), max(low, high), mean.level, mean.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,8 +20,12 @@ from hwbench.worker.protocol import Job, JobResult
 class ThroughputSettings(Settings):
     """What the study can be told."""
 
-    batches: tuple[int, ...] = Field((1, 8, 32), min_length=1, description="batch sizes; a graph's fixed batch prevails")
-    threads: tuple[int, ...] | None = Field(None, description="default: 1 and every core; a profile's own setting prevails")
+    batches: tuple[int, ...] = Field(
+        (1, 8, 32), min_length=1, description="batch sizes; a graph's fixed batch prevails"
+    )
+    threads: tuple[int, ...] | None = Field(
+        None, description="default: 1 and every core; a profile's own setting prevails"
+    )
     seconds: float = Field(0.5, gt=0, description="time spent measuring each point")
 
 
@@ -54,12 +59,29 @@ class ThroughputStudy(Study):
             warnings = stats.stability(window_medians(seconds), minimum=5)
             if not result.data["variants"][name]["steady"]:
                 warnings.insert(0, "not steady after the warm-up")
-            figures = (point["batch"] / mean.value, point["batch"] / mean.high, point["batch"] / mean.low if mean.low > 0 else float("inf"))
+            figures = (
+                point["batch"] / mean.value,
+                point["batch"] / mean.high,
+                point["batch"] / mean.low if mean.low > 0 else float("inf"),
+            )
             value, low, high = figures
-            rows.append(Row(self.name, self.headline, setting, value, "1/s", low, high, LEVEL, mean.n, detail="; ".join(warnings)))
+            rows.append(
+                Row(
+                    self.name,
+                    self.headline,
+                    setting,
+                    value,
+                    "1/s",
+                    low,
+                    high,
+                    LEVEL,
+                    mean.n,
+                    detail="; ".join(warnings),
+                )
+            )
         best = max((row for row in rows if row.value is not None), key=lambda row: row.value or 0.0, default=None)
         if best is not None:
-            rows.append(replace(best, condition="{}", detail=f"best at {best.condition}"))
+            rows.append(replace(best, condition="{}", detail=f"best of {len(points)} points: {_words(best.condition)}"))
         return Analysis(rows, timings=timings)
 
     def _points(self, case: Case, settings: ThroughputSettings) -> dict[str, dict[str, Any]]:
@@ -71,7 +93,15 @@ class ThroughputStudy(Study):
             threads = settings.threads or tuple(sorted({1, os.cpu_count() or 1}))
         batches = (case.model.batch,) if case.model.batch else settings.batches
         return {
-            f"batch{batch}-threads{count}": {"batch": batch, "threads": count, "options": {option: count} if option else {}}
+            f"batch{batch}-threads{count}": {
+                "batch": batch,
+                "threads": count,
+                "options": {option: count} if option else {},
+            }
             for batch in batches
             for count in threads
         }
+
+
+def _words(setting: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in json.loads(setting).items())

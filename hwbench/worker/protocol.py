@@ -236,4 +236,3 @@ def read_json(path: Path) -> dict[str, Any]:
             "use one version on both sides"
         )
     return content
-

@@ -77,7 +77,9 @@ def _type_of(node, types):
         if isinstance(called, type):
             return called if chain[0] == "trt" else None
         owner = _type_of(node.func.value, types) if isinstance(node.func, ast.Attribute) else None
-        signature = RETURNED.search(getattr(getattr(owner, node.func.attr, None), "__doc__", None) or "") if owner else None
+        signature = (
+            RETURNED.search(getattr(getattr(owner, node.func.attr, None), "__doc__", None) or "") if owner else None
+        )
         found = _lookup(("trt", signature[1])) if signature else None
         return found if isinstance(found, type) else None
     return types.get(_identifier(node))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import HOSTILE, HOSTILE_PROFILE, UNAVAILABLE, make_rows
@@ -9,6 +10,7 @@ from synthetic_run import HOSTILE, HOSTILE_PROFILE, UNAVAILABLE, make_rows
 from hwbench.report.about import data_facts, host_facts, methods, model_facts
 from hwbench.report.details import details
 from hwbench.report.sections import sections
+from hwbench.report.sections.coverage import asked_text, ran_text
 from hwbench.report.sections.tradeoff import pareto_front
 from hwbench.report.view import View, settings
 from hwbench.table import Row, condition, to_frame
@@ -158,3 +160,26 @@ def test_a_condition_that_is_no_json_object_is_kept_as_text():
         "condition {",
         "condition [1]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"format": "fp32", "activations": "u8", "weights": "s8", "options": {"provider": "cpu"}}, "fp32 on cpu"),
+        (
+            {"format": "int8", "activations": "u8", "weights": "s8", "per_channel": True, "reduce_range": True},
+            "int8 (u8 × s8, per channel, reduced range)",
+        ),
+        ({"format": "int4", "block_size": 32, "options": {"device": "CPU"}}, "int4 (blocks of 32) on CPU"),
+        ({"format": "as-is"}, "as-is"),
+        ({}, ""),
+    ],
+)
+def test_what_was_asked_is_worded(asked, text):
+    assert asked_text(asked) == text
+
+
+def test_what_ran_is_worded():
+    assert ran_text({"device": "cpu", "precision": {"int8": 12, "fp32": 3}}) == "nodes: 12 int8, 3 fp32 on cpu"
+    assert ran_text({"precision": {"": 3}}) == "nodes: 3 unstated"
+    assert ran_text({}) == ""

@@ -100,3 +100,28 @@ def test_regression_is_compared_by_its_own_metric():
     assert view.primary == "rmse"
     assert view.primary_falls
     assert cells(summary.comparison(view), "p")["RMSE"].text == "1.50"
+
+
+def test_rules_without_a_number_are_put_in_words():
+    why = "1× other precision"
+    found = [
+        Verdict("p", "as_asked", "fail", 1.0, "coverage", "nodes_as_asked", value=0.958, unit="ratio", detail=why),
+        Verdict("p", "fits_memory", "pass", 128.0, "memory", "peak_mib", value=28.4, unit="MiB"),
+        Verdict("p", "max_model_mib", "pass", 2.0 * 2**20, "memory", "model_bytes", value=63_116.0, unit="B"),
+    ]
+    row = cells(summary.verdict_matrix(View({}, to_frame([]), found)), "p")
+    assert row["Runs as asked"].notes == ("95.8 % of nodes", "limit all nodes", why)
+    assert row["Fits in memory"].notes == ("28.4 MiB", "limit ≤ 128 MiB")
+    assert row["Model size"].notes == ("61.6 KiB", "limit ≤ 2 MiB")
+
+
+def test_a_tolerated_rate_outside_the_grid_says_so():
+    said = "below the grid (< 1e-07): mean loss of top1 within 0.01 by the interval's upper bound"
+    view = View({}, to_frame([Row("bit_flips", "tolerated_ber", value=0.0, n=20, detail=said, profile="p")]), [])
+    cell = cells(summary.comparison(view), "p")["Tolerated bit error rate"]
+    assert (cell.text, cell.notes) == ("0", ("n\u00a020", "below the grid (< 1e-07)"))
+
+
+def test_the_run_says_which_way_its_own_metric_is_better():
+    assert View({"primary": "loss", "higher_is_better": False}, to_frame([]), []).primary_falls
+    assert not View({"primary": "score"}, to_frame([]), []).primary_falls

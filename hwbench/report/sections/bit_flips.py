@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-from hwbench.report.blocks import Cell, Section, Table, figure_cell
+from hwbench.report.blocks import Cell, Chart, Section, Table
 from hwbench.report.curves import curve
-from hwbench.report.format import metric_title
+from hwbench.report.format import metric_title, value_text
 from hwbench.report.view import View
 
 STUDIES = ("bit_flips",)
-_AXIS = "Bit error rate"
 
 
 def section(view: View) -> Section | None:
-    """Accuracy and silent data corruption against the bit error rate, and the rate each profile tolerates."""
-    accuracy = curve(
-        view,
-        "bit_flips",
-        view.primary,
-        "ber",
-        _AXIS,
-        f"{metric_title(view.primary)} against bit error rate",
-        "Mean over draws; the band is its interval over draws and inputs. Dotted: the reference without bit errors.",
-    )
-    corruption = curve(
-        view,
-        "bit_flips",
-        "sdc_rate",
-        "ber",
-        _AXIS,
-        "Silent data corruption against bit error rate",
-        "The share of inputs whose answer looks valid but is no longer the fault-free one.",
-    )
-    tolerated = tuple(
-        (Cell(profile, profile=profile), figure_cell(row))
-        for profile in view.profiles
-        if (row := view.row(profile, "bit_flips", "tolerated_ber")) is not None and row.status == "ok"
-    )
-    if not (accuracy or corruption or tolerated):
+    """Accuracy, silent and detected failures against the bit error rate, and the rate each profile tolerates."""
+    charts = _charts(view)
+    tolerated = _tolerated(view)
+    if not (charts or tolerated.rows):
         return None
-    table = Table(
-        ("Profile", "Tolerated bit error rate"),
-        tolerated,
-        "Largest rate at which the accuracy drop stays within the limit",
-    )
     return Section(
         "Bit errors in the stored model",
         "Every stored bit of the deployed build (weights, scales, zero points, biases) flips with the given "
-        "probability. The same "
-        "draws hit every profile, and the errors at one rate are among those at every higher rate.",
-        tuple(chart for chart in (accuracy, corruption) if chart),
-        (table,) if tolerated else (),
+        "probability. The same draws hit every profile, and the errors at one rate are among those at higher ones.",
+        charts,
+        (tolerated,) if tolerated.rows else (),
     )
+
+
+def _charts(view: View) -> tuple[Chart, ...]:
+    kinds = [
+        (
+            view.primary,
+            metric_title(view.primary),
+            "Mean over draws; the band is its interval over draws and inputs. Dotted: the reference, no bit errors.",
+        ),
+        ("sdc_rate", "Silent data corruption", "Inputs whose answer looks valid but is no longer the fault-free one."),
+    ]
+    if any(row.value for _, row in view.sweep("bit_flips", "due_rate", "ber")):
+        kinds.append(
+            ("due_rate", "Detected failures", "Inputs whose output is NaN or infinite: wrong, but not silently so.")
+        )
+    drawn = (
+        curve(view, "bit_flips", metric, "ber", "Bit error rate", f"{title} against bit error rate", caption)
+        for metric, title, caption in kinds
+    )
+    return tuple(chart for chart in drawn if chart)
+
+
+def _tolerated(view: View) -> Table:
+    rows = tuple(
+        (Cell(profile, profile=profile), Cell(value_text(row)), Cell(row.detail))
+        for profile in view.profiles
+        if (row := view.row(profile, "bit_flips", "tolerated_ber")) is not None and row.status == "ok"
+    )
+    return Table(("Profile", "Bit error rate", "What that means"), rows, "Tolerated bit error rate", numeric=False)

@@ -34,8 +34,7 @@ def section(view: View) -> Section | None:
     return Section(
         "Memory",
         "The peak of the whole process tree, runtime included. Anonymous memory is what the process must have; "
-        "file-backed memory "
-        "(libraries, the mapped model) can be read again from disk.",
+        "file-backed memory (libraries, the mapped model) can be read again from disk.",
         tuple(drawn),
         (capped,) if capped.rows else (),
     )

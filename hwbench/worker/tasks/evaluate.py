@@ -109,7 +109,10 @@ class _Evaluation:
                 made = self._session.run(feeds)
                 values = [_top(made[name][:count]) if top else made[name][:count] for name in self._outputs]
                 if not writers:
-                    writers = [stack.enter_context(NpyWriter(self._job.folder, value.dtype, value.shape[1:])) for value in values]
+                    writers = [
+                        stack.enter_context(NpyWriter(self._job.folder, value.dtype, value.shape[1:]))
+                        for value in values
+                    ]
                 for writer, value in zip(writers, values, strict=True):
                     writer.append(value)
             return [writer.close().path.stem for writer in writers]
@@ -133,9 +136,15 @@ class _Evaluation:
                 count = min(self._batch, size - start)
                 feeds = {name: value[start : start + count] for name, value in chunk.items()}
                 if variant["kind"] in INPUT_KINDS:
-                    feeds = {name: self._inputs.perturbed(variant, name, value, first + start) for name, value in feeds.items()}
+                    feeds = {
+                        name: self._inputs.perturbed(variant, name, value, first + start)
+                        for name, value in feeds.items()
+                    }
                 if count < self._batch:
-                    feeds = {name: np.concatenate([value, np.repeat(value[-1:], self._batch - count, axis=0)]) for name, value in feeds.items()}
+                    feeds = {
+                        name: np.concatenate([value, np.repeat(value[-1:], self._batch - count, axis=0)])
+                        for name, value in feeds.items()
+                    }
                 yield feeds, count
 
     def _chunks(self) -> Iterator[tuple[int, dict[str, Array]]]:

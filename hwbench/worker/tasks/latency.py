@@ -52,7 +52,9 @@ def first_batch(inputs: dict[str, str], batch: int) -> dict[str, Array]:
     return feeds
 
 
-def time_runs(call: Callable[[], object], samples: int, limit_ns: int, least: int = 20) -> np.ndarray[Any, np.dtype[np.int64]]:
+def time_runs(
+    call: Callable[[], object], samples: int, limit_ns: int, least: int = 20
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Durations of up to ``samples`` runs, in nanoseconds; fewer, but at least ``least``, where ``limit_ns`` is reached."""
     durations = np.empty(samples, dtype=np.int64)
     begin = perf_counter_ns()

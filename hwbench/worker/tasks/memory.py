@@ -26,15 +26,14 @@ def run(job: JobContext) -> dict[str, Any]:
     backend = job.load_backend()
     backend.preload()
     before = _tree()
-    with _Peak() as peak:
-        with backend.compile(Path(job.params["model"]), job.options) as session:
-            loaded = _tree()
-            call = session.bind(first_batch(job.params["inputs"], job.params["batch"]))
-            durations = []
-            for _ in range(job.params["runs"]):
-                start = perf_counter_ns()
-                call()
-                durations.append(perf_counter_ns() - start)
+    with _Peak() as peak, backend.compile(Path(job.params["model"]), job.options) as session:
+        loaded = _tree()
+        call = session.bind(first_batch(job.params["inputs"], job.params["batch"]))
+        durations = []
+        for _ in range(job.params["runs"]):
+            start = perf_counter_ns()
+            call()
+            durations.append(perf_counter_ns() - start)
     return {
         "runtime": sum(before.values()),
         "loaded": sum(loaded.values()),
@@ -105,4 +104,6 @@ def _status(process: Path) -> dict[str, int]:
         lines = (process / "status").read_text().splitlines()
     except OSError:  # the process ended between the listing and the reading
         return {}
-    return {key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if value.endswith(" kB")}
+    return {
+        key: int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if value.endswith(" kB")
+    }
