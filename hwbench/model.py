@@ -109,7 +109,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: no such model file")
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
-    except Exception as error:  # protobuf's DecodeError has no public home; anything it raises means the same
+    except Exception as error:  # noqa: BLE001  protobuf's DecodeError has no public home; anything it raises means the same
         raise ModelError(f"{path}: not an ONNX file, or a truncated one: {_first_line(error)}") from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX file, or one without a graph")
@@ -190,11 +190,9 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
                     f"give data, or --shape {value.name}=..."
                 )
             size = int(sample[index - 1])
-            if isinstance(dimension, ir.SymbolicDim) and dimension.value is not None:
-                if fixed.setdefault(dimension.value, size) != size:
-                    raise ModelError(
-                        f"dimension {dimension.value!r} is {fixed[dimension.value]} in one input and {size} in {value.name!r}"
-                    )
+            name = dimension.value if isinstance(dimension, ir.SymbolicDim) else None
+            if name is not None and fixed.setdefault(name, size) != size:
+                raise ModelError(f"dimension {name!r} is {fixed[name]} in one input and {size} in {value.name!r}")
             value.shape[index] = size
     for value in model.graph.outputs:
         for index, dimension in enumerate(value.shape or ()):
@@ -218,7 +216,7 @@ def _pin(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
         return proto
     try:
         converted = onnx.version_converter.convert_version(proto, wanted)
-    except Exception as error:  # the converter is C++ and raises bare RuntimeErrors of its own making
+    except Exception as error:  # noqa: BLE001  the converter is C++ and raises bare RuntimeErrors of its own making
         raise ModelError(
             f"{source}: opset {version} cannot be converted to {wanted}, which the deployment runtimes read; "
             f"export the model with opset {MAX_OPSET} or lower ({_first_line(error)})"

@@ -264,7 +264,8 @@ class _Run:
             result = self._job(job)
             if not result.ok:
                 raise ModelError(
-                    f"{self.prepared.reference.path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}"
+                    f"{self.prepared.reference.path}: the reference does not run on ONNX Runtime's CPU provider: "
+                    f"{result.detail}"
                 )
         self._rows[REFERENCE] = {study.name: []}
         self._analyse(plan)

@@ -154,7 +154,8 @@ class RunDirectory:
         )
         if differing:
             raise RunDirectoryError(
-                f"{self.path}: cannot be resumed: it was made with another {', '.join(differing)}; use --overwrite or another folder"
+                f"{self.path}: cannot be resumed: it was made with another {', '.join(differing)}; "
+                "use --overwrite or another folder"
             )
 
     def _clear(self) -> None:

@@ -69,7 +69,7 @@ class Row:
 
 
 def to_frame(rows: Iterable[Row]) -> pl.DataFrame:
-    """The table, one row a figure. A figure that is not a number is stored as null; infinities (the SQNR of equal outputs) stay."""
+    """The table, one row a figure. What is not a number is stored as null; infinities (the SQNR of equal outputs) stay."""
     records = [asdict(row) for row in rows]
     for record in records:
         for key in ("value", "ci_low", "ci_high"):

@@ -80,8 +80,8 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
     """Hold one profile's figures against its acceptance rules.
 
     An interval that lies wholly inside the limit passes, wholly outside fails, and otherwise the rule is inconclusive; an exact
-    figure passes or fails. Two rules need no setting: a build must run as asked (unless ``as_asked = false``), and a profile with a
-    memory cap must run under it.
+    figure passes or fails. Two rules need no setting: a build must run as asked (unless ``as_asked = false``), and a profile
+    with a memory cap must run under it.
 
     Args:
         profile: The profile.

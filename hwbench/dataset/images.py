@@ -58,7 +58,7 @@ class ImageFolderSource(Source):
                 raise DataError(f"{path}: not an image ({', '.join(sorted(SUFFIXES))}); move it out of the data folder")
         return files
 
-    def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:  # noqa: ARG002  # there is only x
+    def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:  # there is only x
         for start in range(0, len(self._files), size):
             part = self._files[start : start + size]
             images = [self._decode(path) for path, _ in part]

@@ -113,7 +113,7 @@ class CsvSource(TableSource):
         self._whole_labels: bool | None = None
         return header.columns
 
-    def _blocks(self, size: int, columns: list[str]) -> Iterator[pl.DataFrame]:  # noqa: ARG002  # a block is a number of bytes
+    def _blocks(self, size: int, columns: list[str]) -> Iterator[pl.DataFrame]:  # a block is a number of bytes
         start = 0
         for text in self._text_blocks():
             block = text.select(columns)

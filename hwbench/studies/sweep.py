@@ -71,7 +71,8 @@ def figure(case: Case, sweep: Sweep) -> Estimate:
 def loss(case: Case, sweep: Sweep, golden: Array) -> Estimate:
     """How much worse than the same build without faults, with the interval of a bootstrap over draws and inputs.
 
-    Metrics that are a mean over inputs are compared input by input; others (RMSE, R²) by their interval against the golden figure.
+    Metrics that are a mean over inputs are compared input by input; others (RMSE, R²) by their interval against the golden
+    figure.
     """
     metric = case.primary
     if sweep.values is None:

@@ -13,8 +13,8 @@ def run(job: JobContext) -> dict[str, Any]:
     """Params: ``model`` (path).
 
     Returns:
-        ``nodes``: `NodeCoverage` per ONNX node; ``executed``: `ExecutedNode` per node of the compiled graph, or none where a node
-        is not supported.
+        ``nodes``: `NodeCoverage` per ONNX node; ``executed``: `ExecutedNode` per node of the compiled graph, or none where a
+        node is not supported.
     """
     backend, model = job.load_backend(), Path(job.params["model"])
     coverage = backend.coverage(model, job.options)

@@ -21,7 +21,10 @@ _WARM_UP_NS = 5_000_000_000
 
 
 def run(job: JobContext) -> dict[str, Any]:
-    """Params: ``model``, ``inputs`` (input name to ``.npy`` path), ``batch``, ``samples`` (runs wanted), ``seconds`` (limit on them).
+    """Time a build's runs.
+
+    Params: ``model``, ``inputs`` (input name to ``.npy`` path), ``batch``, ``samples`` (runs wanted), ``seconds`` (a limit
+    on them).
 
     Returns:
         ``load_ns`` (making the session, libraries already loaded), ``first_run_ns``, ``warm_up`` (runs left out), ``steady``.
