@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
+from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
 
 def command(as_json: Json = False) -> None:
     """List the backends, what of them works here, and what would help where something does not."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -30,7 +30,7 @@ def command(as_json: Json = False) -> None:
         table.add_row(
             name, "yes" if one["available"] else "no", ", ".join(one["devices"]), versions, escape("\n".join(missing))
         )
-    Console().print(table)
+    console().print(table)
 
 
 def probe_all() -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def command(
 
 
 def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everything: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -74,11 +74,11 @@ def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everyth
         table.add_row(
             *(escape(str(row[key])) for key in ("profile", "study", "metric", "condition")), *figures, row["verdict"]
         )
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for outcome in outcomes:
         where = f"{outcome.profile} {outcome.study}.{outcome.metric} {outcome.condition}"
-        console.print(
+        out.print(
             f"{outcome.outcome:12} {outcome.gate.text:20} {where}: {outcome.detail}",
             highlight=False,
             markup=False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
 
@@ -16,7 +17,6 @@ def command(
     as_json: Json = False,
 ) -> None:
     """List the shipped profiles, explain one with every setting it ends up with, or print the JSON Schema."""
-    from rich.console import Console
     from rich.table import Table
 
     from hwbench.profile import load_profile, profile_names, profile_schema
@@ -33,7 +33,7 @@ def command(
         table = Table("setting", "value", title=f"{profile.name}: {profile.summary}", title_justify="left")
         for key, value in _flat(content):
             table.add_row(key, value)
-        Console().print(table)
+        console().print(table)
         return
     listed = [load_profile(known) for known in profile_names()]
     if as_json:
@@ -50,7 +50,7 @@ def command(
     table = Table("profile", "backend", "format", "summary")
     for one in listed:
         table.add_row(one.name, one.backend, one.precision.format, one.summary)
-    Console().print(table)
+    console().print(table)
 
 
 def _flat(content: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwbench.cli.console import console
 from hwbench.cli.options import Json, Out, Overwrite, Quiet, Require, Resume, Strict, listed
 
 if TYPE_CHECKING:
@@ -83,14 +84,12 @@ def show(run: Run, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(to_json(run), indent=2))
         return
-    from rich.console import Console
-
     from hwbench.report.terminal import comparison_table, verdict_table
 
-    console = Console()
-    console.print(comparison_table(run.record, run.table, run.verdicts))
-    console.print(verdict_table(run.record, run.table, run.verdicts))
-    console.print(f"report: {run.path / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    out = console()
+    out.print(comparison_table(run.record, run.table, run.verdicts))
+    out.print(verdict_table(run.record, run.table, run.verdicts))
+    out.print(f"report: {run.path / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def to_json(run: Run) -> dict[str, Any]:

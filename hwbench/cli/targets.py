@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import typer
 
+from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
 
 def command(as_json: Json = False) -> None:
     """List what limits this machine can enforce on a build, and how."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -31,4 +31,4 @@ def command(as_json: Json = False) -> None:
         escape(support.memory + (f" ({support.memory_reason})" if support.memory_reason else "")),
     )
     table.add_row("", "processor quota (cpu_quota)", escape(support.cpu or f"none: {support.cpu_reason}"))
-    Console().print(table)
+    console().print(table)
