@@ -47,6 +47,7 @@ def command(
     Exits with 0 where no acceptance rule fails, 1 where one fails or a job ended in error, 2 on bad input, 3 where a required
     profile is unavailable, 4 where a verdict is inconclusive under --strict.
     """
+    from hwbench.errors import UnknownNameError
     from hwbench.spec import load_spec, make_spec
 
     given = {
@@ -65,6 +66,10 @@ def command(
     }
     flags = {key: value for key, value in given.items() if value is not None}
     spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)
+    names = [Path(name).stem if name.endswith(".toml") else name for name in spec.profiles]
+    for name in require or []:
+        if name not in names:
+            raise UnknownNameError("profile of this run", name, names)
     finished = carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet)
     show(finished, as_json=as_json)
     raise typer.Exit(finished.exit_code(require or [], strict=strict))

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hwbench.errors import HwbenchError, UnavailableError
+from hwbench.errors import HwbenchError, UnavailableError, UnsupportedError
 from hwbench.telemetry import silence_telemetry
 from hwbench.worker.protocol import (
     JOB_FILE,
@@ -71,7 +71,7 @@ def carry_out(reference: str, context: JobContext) -> tuple[JobStatus, Mapping[s
     try:
         task: Task = getattr(import_module(module), name)
         return "ok", task(context), ""
-    except UnavailableError as error:
+    except (UnavailableError, UnsupportedError) as error:
         return "unavailable", {}, str(error)
     except HwbenchError as error:
         return "error", {}, str(error)

@@ -1,0 +1,181 @@
+"""What comes before a run: everything a specification names is opened and checked, and nothing is written yet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from hwbench import __version__
+from hwbench.build import Recipe, cache_home
+from hwbench.callables import is_reference
+from hwbench.dataset import Dataset, materialise, open_source
+from hwbench.errors import SpecError, UnknownNameError
+from hwbench.metrics import Metric, resolve_task
+from hwbench.model import Model
+from hwbench.profile import Precision, Profile, load_profile
+from hwbench.spec import RunSpec
+from hwbench.studies import Case, Study, Subject, studies
+
+REFERENCE = "reference"
+REFERENCE_PROFILE = Profile(
+    name=REFERENCE,
+    summary="the model as given, on ONNX Runtime's CPU provider",
+    backend="onnxruntime",
+    precision=Precision(format="as-is"),
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A specification whose every part was opened and checked: nothing of it can be refused any more."""
+
+    spec: RunSpec
+    model: Model
+    reference: Model
+    profiles: Sequence[Profile]
+    studies: Mapping[str, tuple[Study, Any]]
+    data: Dataset
+    calibration: Dataset
+    calibration_note: str
+    metrics: Sequence[Metric]
+    task: str
+    output: str
+    work: Path
+
+    def case(self, profile: Profile, subject: Subject, reference: Subject) -> Case:
+        """What a study measures of one profile."""
+        return Case(
+            profile=profile,
+            subject=subject,
+            reference=reference,
+            model=self.model,
+            data=self.data,
+            metrics=self.metrics,
+            output=self.output,
+            classifies=all(metric.k for metric in self.metrics),
+            batch=self.model.batch or self.spec.batch,
+            seed=self.spec.seed,
+            timeout_s=self.spec.timeout_s,
+        )
+
+    def recipe(self, profile: Profile, model: Model) -> Recipe:
+        """What to make for one profile."""
+        needs = profile.precision.needs_calibration
+        return Recipe(
+            model=model,
+            precision=profile.precision,
+            shapes={name: file.shape[1:] for name, file in self.data.inputs.items()},
+            calibration=self.calibration if needs else None,
+            calibration_note=self.calibration_note if needs else "",
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed, by the name the user knows it under."""
+        return {
+            "model": self.model.sha256,
+            "reference": self.reference.sha256,
+            "data": self.data.key,
+            "calibration": self.calibration.key,
+            "seed": self.spec.seed,
+            "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
+            "studies": {name: settings.model_dump(mode="json") for name, (_, settings) in self.studies.items()},
+            "metric": [metric.name for metric in self.metrics],
+            "hwbench": __version__,
+        }
+
+
+@contextmanager
+def prepare(spec: RunSpec) -> Iterator[Prepared]:
+    """Open and check everything a specification names; the data lie in a temporary folder while the context is open.
+
+    Raises:
+        InputError: Something the specification names cannot be used.
+    """
+    model = Model.open(Path(spec.model))
+    reference = Model.open(Path(spec.reference)) if spec.reference else model
+    profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
+    _check_names(profiles)
+    chosen = _studies(spec)
+    home = cache_home() / "work"
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
+        data = materialise(open_source(spec.data), model.inputs, Path(folder), task=spec.task)
+        data, calibration, note = _calibration(spec, model, data, Path(folder))
+        output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
+        if output is None:
+            raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
+        _check_pair(model, reference, output.name)
+        metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
+        if metrics[0].k and data.labels is not None and output.shape[1]:
+            data.check_labels(output.shape[1])
+        own = spec.metric is not None and is_reference(spec.metric)
+        task = spec.task or ("classification" if metrics[0].k else "custom" if own else "regression")
+        yield Prepared(
+            spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, Path(folder)
+        )
+
+
+def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:
+    names = (
+        spec.studies if spec.studies is not None else [name for name in studies.names() if studies.get(name).default]
+    )
+    for name in spec.settings:
+        studies.reference(name)
+    chosen = {}
+    for name in sorted(dict.fromkeys(names), key=_order):
+        study = studies.get(name)()
+        try:
+            settings = study.settings_type.model_validate(spec.settings.get(name, {}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            path = ".".join(str(part) for part in ("settings", name, *problem["loc"]))
+            if problem["type"] == "extra_forbidden":
+                known = [f"settings.{name}.{key}" for key in study.settings_type.model_fields]
+                raise UnknownNameError("key", path, known) from None
+            raise SpecError(f"{path}: {problem['msg']}, not {problem['input']!r}") from None
+        chosen[name] = (study, settings)
+    if not chosen:
+        raise SpecError("no study is chosen; name at least one")
+    return chosen
+
+
+def _order(name: str) -> tuple[bool, str]:
+    """Coverage first: it is quick, and says whether the rest is about the build that was asked for."""
+    return name != "coverage", name
+
+
+def _calibration(spec: RunSpec, model: Model, data: Dataset, folder: Path) -> tuple[Dataset, Dataset, str]:
+    if spec.calibration is not None:
+        given = materialise(open_source(spec.calibration), model.inputs, folder, task=spec.task)
+        return data, replace(given, labels=None), "given"
+    if spec.split_calibration is not None:
+        held_out, kept = data.split(spec.split_calibration, spec.seed)
+        return kept, replace(held_out, labels=None), f"{held_out.n} samples held out of the evaluation data"
+    return data, replace(data, labels=None), "the evaluation inputs themselves, without their labels"
+
+
+def _check_names(profiles: Sequence[Profile]) -> None:
+    names = [profile.name for profile in profiles]
+    for name in names:
+        if names.count(name) > 1 or name == REFERENCE:
+            raise SpecError(
+                f"two profiles of this run are called {name!r}; rename the file of one"
+                if name != REFERENCE
+                else f"a profile cannot be called {REFERENCE!r}"
+            )
+
+
+def _check_pair(model: Model, reference: Model, output: str) -> None:
+    """Raise `ModelError` unless model and reference take the same inputs and both give ``output``."""
+    if {(one.name, one.dtype) for one in model.inputs} != {(one.name, one.dtype) for one in reference.inputs}:
+        raise ModelError(f"{model.path} and its reference {reference.path} take different inputs")
+    if output not in {one.name for one in reference.outputs}:
+        raise ModelError(f"the reference {reference.path} has no output {output!r}, which {model.path} has")

@@ -1,0 +1,73 @@
+"""What ``run.json`` says of a run before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from hwbench import __version__
+from hwbench.host import describe_host, package_versions
+from hwbench.preparation import Prepared
+
+
+def first_record(prepared: Prepared) -> dict[str, Any]:
+    """The content of ``run.json`` but for the schema version, all profiles pending."""
+    spec = prepared.spec
+    return {
+        "hwbench": __version__,
+        "created": now(),
+        "finished": None,
+        "state": "running",
+        "spec": spec.model_dump(mode="json"),
+        "fingerprint": prepared.fingerprint,
+        "seed": spec.seed,
+        "host": describe_host(),
+        "packages": package_versions(),
+        "model": prepared.model.describe(),
+        "reference": prepared.reference.describe(),
+        "task": prepared.task,
+        "primary": prepared.metrics[0].name,
+        "higher_is_better": prepared.metrics[0].higher_is_better,
+        "data": {
+            "source": prepared.data.source,
+            "n": prepared.data.n,
+            "sha256": prepared.data.key,
+            "labels": prepared.data.labels is not None,
+            "calibration": {
+                "source": prepared.calibration.source,
+                "n": prepared.calibration.n,
+                "note": prepared.calibration_note,
+            },
+        },
+        "profiles": {
+            profile.name: {
+                "summary": profile.summary,
+                "backend": profile.backend,
+                "status": "pending",
+                "detail": "",
+                "hint": "",
+                "build": "",
+                "asked": {**profile.precision.model_dump(mode="json"), "options": profile.full_options},
+                "ran": {},
+                "target": profile.target.model_dump(mode="json"),
+                "accept": profile.accept.model_dump(mode="json", exclude_none=True),
+            }
+            for profile in prepared.profiles
+        },
+        "verdicts": [],
+    }
+
+
+def finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; an unbounded interval is written as null."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in record.items()
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
