@@ -197,6 +197,11 @@ class Session(ABC):
         self._open()
         return self._executed_impl()
 
+    def compiled(self) -> tuple[str, bytes] | None:
+        """The compiled form as a file, its name and content; None where the runtime has none that can be kept."""
+        self._open()
+        return self._compiled_impl()
+
     def close(self) -> None:
         """Release the runtime's objects; further calls raise."""
         if not self._closed:
@@ -233,6 +238,10 @@ class Session(ABC):
     def _update_impl(self, name: str, value: Array) -> None:
         """Default: collect the changes and compile again before the next run."""
         self._pending[name] = value
+
+    def _compiled_impl(self) -> tuple[str, bytes] | None:
+        """Default: the runtime keeps its compiled form to itself."""
+        return None
 
     def _close_impl(self) -> None:
         """Default: nothing to release."""

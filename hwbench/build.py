@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.dataset import Dataset
-from hwbench.errors import JobError, UnavailableError
+from hwbench.errors import JobError, RunDirectoryError, UnavailableError
 from hwbench.model import MAX_IR_VERSION, MAX_OPSET, Model
 from hwbench.profile import Precision
 from hwbench.quantize import quantizer_versions
@@ -22,7 +22,7 @@ from hwbench.worker.protocol import Job, JobResult
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
 # Raised when the same inputs would give another file.
-_RECIPE = 1
+_RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,16 @@ class Recipe:
     def asked(self) -> dict[str, Any]:
         """The settings that bear on this precision; the others must not tell two equal builds apart."""
         precision = self.precision
-        kept = {"format", "quantizer"}
-        if precision.format == "int8":
-            kept |= {"dynamic", "weights", "per_channel", "reduce_range"}
-            if not precision.dynamic:
-                kept |= {"activations", "quantize_bias", "calibration"}
+        kept: dict[str, Any] = {"format": True, "quantizer": True}
+        ranges = {"method", "samples"} | ({"percentile"} if precision.calibration.method == "percentile" else set())
         if precision.format == "int4":
-            kept |= {"block_size"}
+            kept["block_size"] = True
+        elif precision.quantizer == "nncf":
+            kept |= {"activations": True, "reduce_range": True, "calibration": {"samples"}}
+        elif precision.format == "int8":
+            kept |= dict.fromkeys(("dynamic", "weights", "per_channel", "reduce_range"), True)
+            if not precision.dynamic:
+                kept |= {"activations": True, "quantize_bias": True, "calibration": ranges}
         return precision.model_dump(mode="json", include=kept)
 
     @property
@@ -132,9 +135,12 @@ def make_build(
         cache: The cache; default `cache_home`.
 
     Raises:
+        RunDirectoryError: ``folder`` holds other files.
         UnavailableError: The model holds nothing that this precision applies to, or the quantizer is not installed.
         JobError: The worker ended otherwise than ok.
     """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunDirectoryError(f"{folder}: holds something else than a build; name an empty or a new folder")
     kept = (cache or cache_home()) / "builds" / recipe.key
     if not (kept / MANIFEST).is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)

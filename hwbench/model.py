@@ -121,14 +121,15 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
     """The external data files of a model, each inside the model's folder.
 
     Raises:
-        ModelError: A location is absolute, leads outside the folder (by ``..`` or a link), or is missing.
+        ModelError: A location is absolute, leads outside the folder (by ``..`` or a link), is missing or too short.
     """
     folder = path.parent.resolve()
     found: dict[Path, None] = {}
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         if not onnx.external_data_helper.uses_external_data(tensor):
             continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
         file = (folder / location).resolve()
         if Path(location).is_absolute() or not file.is_relative_to(folder):
             raise ModelError(
@@ -136,6 +137,9 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
             )
         if not file.is_file():
             raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is missing")
+        ends = [entries.get(key) or "0" for key in ("offset", "length")]
+        if not all(end.isdecimal() for end in ends) or sum(map(int, ends)) > file.stat().st_size:
+            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is truncated")
         found[file] = None
     return list(found)
 
@@ -155,7 +159,7 @@ def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]]
     Raises:
         ModelError: The opset cannot be converted.
     """
-    model = ir.load(source)
+    model = ir.external_data.load_to_model(ir.load(source))  # the copy has no such files beside it
     fix_dimensions(model, shapes)
     passes: list[PassBase] = [
         common.RemoveInitializersFromInputsPass(),
@@ -171,7 +175,7 @@ def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]]
 
 
 def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Fix every input dimension but the batch to the data's, and drop shapes inferred for other sizes.
+    """Fix every input dimension but the batch to the data's.
 
     Raises:
         ModelError: A size is needed and not given.
@@ -193,11 +197,17 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
             name = dimension.value if isinstance(dimension, ir.SymbolicDim) else None
             if name is not None and fixed.setdefault(name, size) != size:
                 raise ModelError(f"dimension {name!r} is {fixed[name]} in one input and {size} in {value.name!r}")
-            value.shape[index] = size
+            _fix(value, index, size)
     for value in model.graph.outputs:
         for index, dimension in enumerate(value.shape or ()):
-            if isinstance(dimension, ir.SymbolicDim) and dimension.value in fixed and value.shape is not None:
-                value.shape[index] = fixed[dimension.value]
+            if isinstance(dimension, ir.SymbolicDim) and dimension.value in fixed:
+                _fix(value, index, fixed[dimension.value])
+
+
+def _fix(value: ir.Value, index: int, size: int) -> None:
+    sizes = list(value.shape or ())
+    sizes[index] = size
+    value.shape = ir.Shape(sizes)  # a new one: what is read from a file is frozen
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
@@ -231,6 +241,8 @@ def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
             f"{path}: {value.name!r} is not a tensor; sequences, maps and optional values are not supported"
         )
     tensor = value.type.tensor_type
+    if tensor.elem_type not in onnx.helper.get_all_tensor_dtypes():
+        raise ModelError(f"{path}: {value.name!r} has no known element type ({tensor.elem_type})")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, dtype.name, shape)

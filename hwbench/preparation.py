@@ -16,7 +16,7 @@ from hwbench import __version__
 from hwbench.build import Recipe, cache_home
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
-from hwbench.errors import SpecError, UnknownNameError
+from hwbench.errors import ModelError, SpecError, UnknownNameError
 from hwbench.metrics import Metric, resolve_task
 from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
@@ -60,7 +60,7 @@ class Prepared:
             metrics=self.metrics,
             output=self.output,
             classifies=all(metric.k for metric in self.metrics),
-            batch=self.model.batch or self.spec.batch,
+            batch=self.model.batch or self.reference.batch or self.spec.batch,
             seed=self.spec.seed,
             timeout_s=self.spec.timeout_s,
         )
@@ -179,3 +179,8 @@ def _check_pair(model: Model, reference: Model, output: str) -> None:
         raise ModelError(f"{model.path} and its reference {reference.path} take different inputs")
     if output not in {one.name for one in reference.outputs}:
         raise ModelError(f"the reference {reference.path} has no output {output!r}, which {model.path} has")
+    if model.batch and reference.batch and model.batch != reference.batch:
+        raise ModelError(
+            f"{model.path} takes batches of {model.batch} and its reference {reference.path} of {reference.batch}; "
+            "export both with one batch size, or a dynamic one"
+        )

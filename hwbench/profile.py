@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -20,7 +21,8 @@ Format = Literal["fp32", "fp16", "bf16", "int8", "int4", "as-is"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # TOML has types of its own: "256" is no number, and a limit of nan would hold nothing.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Calibration(_Section):
@@ -129,6 +131,8 @@ def load_profile(name: str) -> Profile:
         ProfileError: The file is missing, not TOML, or does not validate.
     """
     content, label = _read(name, seen=())
+    if "name" in content:
+        raise ProfileError(f"profile {name}: name: a profile is named by its file; remove the key")
     try:
         profile = Profile.model_validate({**content, "name": label})
     except ValidationError as error:
@@ -169,8 +173,9 @@ def _home() -> Any:
 
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    if name in seen:
-        raise ProfileError(f"profile {name}: extends itself ({' -> '.join((*seen, name))})")
+    place = os.path.realpath(name) if name.endswith(".toml") else name
+    if place in seen:
+        raise ProfileError(f"profile {name}: extend: it extends itself ({' -> '.join((*seen, place))})")
     text, label = _text(name)
     try:
         content = tomllib.loads(text)
@@ -181,7 +186,7 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
         if not isinstance(parent, str):
             raise ProfileError(f"profile {name}: extend: takes one profile's name or path, not {parent!r}")
         beside = Path(name).parent / parent if name.endswith(".toml") else None
-        base, _ = _read(str(beside) if beside is not None and beside.is_file() else parent, (*seen, name))
+        base, _ = _read(str(beside) if beside is not None and beside.is_file() else parent, (*seen, place))
         content = _merge(base, content)
     return content, label
 
@@ -203,11 +208,11 @@ def _text(name: str) -> tuple[str, str]:
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
+    if "backend" in change and change["backend"] != base.get("backend"):
+        merged.pop("options", None)  # another backend's options would only be refused
     for key, value in change.items():
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    if "backend" in change and change["backend"] != base.get("backend") and "options" not in change:
-        merged.pop("options", None)  # another backend's options would only be refused
     return merged
 
 
@@ -236,7 +241,8 @@ def _explain(name: str, error: ValidationError, at: tuple[str, ...] = (), keys: 
         elif problem["type"] == "missing":
             lines.append(f"{path}: missing")
         else:
-            lines.append(f"{path}: {problem['msg']}, not {json.dumps(problem['input'], default=str)}")
+            wrong = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {wrong}, not {json.dumps(problem['input'], default=str)}")
     return f"profile {name}: " + "; ".join(lines)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto
+from onnx_ir.passes import common
 
 from hwbench.errors import UnavailableError, UnsupportedError
 from hwbench.graph import asked_precisions
@@ -103,11 +105,14 @@ class _Calibration:
             for value in read_proto(model).graph.input
             if value.type.tensor_type.shape.dim
         }
-        self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else _BATCH
+        free = max(size for size in range(1, _BATCH + 1) if self._n % size == 0)
+        self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else free
         self._batches = self.batches()
 
     def batches(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """Whole batches only: a fixed graph takes no smaller one; a set smaller than one batch is repeated to fill it."""
+        """Whole batches only: a fixed graph takes no smaller one, and the histograms of entropy and percentile need equal
+        ones; a set smaller than one batch is repeated to fill it.
+        """
         for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
             chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
             yield {name: np.resize(value, (self.batch, *value.shape[1:])) for name, value in chosen.items()}
@@ -153,6 +158,14 @@ def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
             f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}"
         ) from error
     onnx.shape_inference.infer_shapes_path(target, target)
+    _drop_unused_opsets(target)
+
+
+def _drop_unused_opsets(path: Path) -> None:
+    """ONNX Runtime's saved graphs import every domain it knows, whether or not another reader does."""
+    model = ir.load(path)
+    common.RemoveUnusedOpsetsPass()(model)
+    onnx.save(ir.to_proto(model), path)  # external data stay where they are
 
 
 def _fp32(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
@@ -255,14 +268,14 @@ def _fp16(source: Path, target: Path, _precision: Precision, _feeds: _Calibratio
 def _bf16(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
     """The float16 conversion's graph, with bfloat16 in place of float16 and weights rounded once, from float32."""
     original = onnx.load(source)
-    weights = {tensor.name: tensor for tensor in original.graph.initializer}
-    model = _half(original)
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in original.graph.initializer}
+    model = _half(original)  # it changes the model it is given
     graph = model.graph
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
-            exact = onnx.numpy_helper.to_array(weights.get(tensor.name, tensor)).astype(np.float32)
+            exact = weights[tensor.name] if tensor.name in weights else onnx.numpy_helper.to_array(tensor)
             bf16 = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(exact.astype(bf16), tensor.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(exact.astype(np.float32).astype(bf16), tensor.name))
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
             value.type.tensor_type.elem_type = TensorProto.BFLOAT16

@@ -13,18 +13,22 @@ import numpy as np
 
 from hwbench.backend import Availability, backends
 from hwbench.build import Build, Recipe, make_build
-from hwbench.errors import JobError, ModelError, UnavailableError
+from hwbench.errors import DataError, JobError, ModelError, UnavailableError
 from hwbench.model import Model
+from hwbench.npy import NpyFile
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared
 from hwbench.profile import Profile
 from hwbench.record import finite, first_record, now
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
-from hwbench.table import Row, to_frame
+from hwbench.table import Row, from_frame, to_frame
 from hwbench.targets import open_target
 from hwbench.verdict import Verdict, judge
 from hwbench.worker.protocol import Job, JobResult, Limits
+
+# Inputs that tell whether labels fit what the model gives.
+_FEW = 16
 
 
 class Progress(Protocol):
@@ -85,7 +89,7 @@ def execute(
         prepared: From `prepare`.
         out: The run directory.
         overwrite: Replace a run that is there.
-        resume: Go on with a run that is there; jobs it finished are not repeated.
+        resume: Go on with a run that is there; jobs it finished are not repeated, and a complete run is left as it is.
         progress: Who is told.
 
     Raises:
@@ -94,7 +98,11 @@ def execute(
     record, progress = first_record(prepared), progress or Silent()
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared)
+    prepared = _settle_labels(prepared, next(iter(measured.values())))
     with RunDirectory.create(out, record, overwrite=overwrite, resume=resume) as directory:
+        if resume and directory.read()["state"] == "complete":
+            verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]
+            return Outcome(directory, from_frame(directory.table()), verdicts, {})
         run = _Run(prepared, directory, record, progress, measured)
         try:
             run.carry_out()
@@ -131,6 +139,26 @@ def try_reference(prepared: Prepared) -> dict[str, JobResult]:
         if not result.ok:
             raise ModelError(f"{path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}")
     return results
+
+
+def _settle_labels(prepared: Prepared, golden: JobResult) -> Prepared:
+    """Hold the labels against what the reference gave; what an embedding without labels should be is that itself.
+
+    Raises:
+        DataError: A metric cannot be computed from these outputs and labels.
+    """
+    name = golden.data["variants"]["golden"]["arrays"][0]
+    outputs = golden.array(name)
+    if prepared.task == "embedding" and prepared.data.labels is None:
+        labels = NpyFile(golden.folder / f"{name}.npy", name, outputs.shape, outputs.dtype.name)
+        prepared = replace(prepared, data=replace(prepared.data, labels=labels))
+    if prepared.data.labels is not None:
+        for metric in prepared.metrics:
+            try:
+                metric.per_sample(outputs[:_FEW], prepared.data.labels.rows(0, _FEW))
+            except DataError as error:
+                raise DataError(f"{prepared.data.source}: {metric.name}: {error}") from error
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -269,6 +297,9 @@ class _Run:
     def _analyse(self, plan: _Plan) -> None:
         results = {label: self._results[job.key] for label, job in plan.jobs.items()}
         analysis = plan.study.measure(plan.case, plan.settings, results)
+        subject = plan.case.subject
+        for file in analysis.files:
+            self.directory.keep_compiled(subject.build.key, subject.compiled_key, file)
         self._keep(plan.case.profile, plan.case.subject.build, plan.study.name, analysis)
         entry = self.record["profiles"].get(plan.case.profile.name)
         if entry is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,7 +20,7 @@ class RunSpec(BaseModel):
     Relative paths are relative to the working directory, or to the TOML file they stand in.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = Field(description="the ONNX file")
     reference: str | None = Field(None, description="the fp32 ONNX file, where `model` is already quantized")
@@ -80,11 +81,21 @@ def make_spec(where: str = "run", **content: Any) -> RunSpec:
 
 def _problem(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"]) or "run"
-    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-        return str(UnknownNameError("key", path, RunSpec.model_fields))
+    if problem["type"] == "extra_forbidden":
+        return str(UnknownNameError("key", path, _keys_at(problem["loc"][:-1])))
     if problem["type"] == "missing":
         return f"{path}: missing"
-    return f"{path}: {problem['msg']}, not {problem['input']!r}"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}"
+
+
+def _keys_at(path: Sequence[int | str]) -> list[str]:
+    """The keys that may stand in one section of a specification, with their path."""
+    section: type[BaseModel] = RunSpec
+    for part in path:
+        annotation = section.model_fields[str(part)].annotation
+        choices = get_args(annotation) or (annotation,)
+        section = next(one for one in choices if isinstance(one, type) and issubclass(one, BaseModel))
+    return [".".join(map(str, (*path, key))) for key in section.model_fields]
 
 
 def _relocate(content: dict[str, Any], folder: Path) -> None:
@@ -106,5 +117,5 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
 
 
 def _beside(name: str, folder: Path) -> str:
-    is_callable = ":" in name and not Path(name).exists()
+    is_callable = ":" in name and not (folder / name).exists()
     return name if is_callable else str(folder / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,9 @@ from hwbench.table import SCHEMA
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 TABLE_FILE = "measurements.parquet"
+_UNWRITABLE = frozenset(
+    {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}
+)
 
 
 class RunDirectory:
@@ -108,17 +112,23 @@ class RunDirectory:
 
     def write_table(self, table: pl.DataFrame) -> None:
         """Replace the measurement table."""
-        self._replace(self.path / TABLE_FILE, table.write_parquet)
+        self._replace(self.path / TABLE_FILE, lambda partial: partial.write_bytes(_parquet(table)))
 
     def write_part(self, kind: str, profile: str, table: pl.DataFrame, part: int = 0) -> None:
         """Write one part of ``trials/<profile>`` or ``draws/<profile>``."""
         folder = self.path / kind / profile
         folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / f"part-{part:05d}.parquet", table.write_parquet)
+        self._replace(folder / f"part-{part:05d}.parquet", lambda partial: partial.write_bytes(_parquet(table)))
 
     def build_folder(self, key: str) -> Path:
         """Where a build is placed."""
         return self.path / "builds" / key
+
+    def keep_compiled(self, build: str, key: str, file: Path) -> None:
+        """Copy a build's compiled form beside it, under ``compiled/<key>/``."""
+        place = self.build_folder(build) / "compiled" / key / file.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self._replace(place, lambda partial: shutil.copyfile(file, partial))
 
     @property
     def jobs(self) -> Path:
@@ -175,6 +185,13 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
 
 
+def _parquet(table: pl.DataFrame) -> bytes:
+    # In memory first: polars tells of a full disk with an error of its own, without the errno.
+    stream = io.BytesIO()
+    table.write_parquet(stream)
+    return stream.getvalue()
+
+
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """An advisory lock the kernel drops with the process, so that a killed run leaves none behind."""
@@ -196,10 +213,11 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunDirectoryError(f"{path}: the disk is full; free some space and go on with --resume") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise RunDirectoryError(f"{path}: cannot be written: {error.strerror}") from error
+        place = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunDirectoryError(f"{place}: the disk is full; free some space and go on with --resume") from error
+        if error.errno in _UNWRITABLE:
+            raise RunDirectoryError(f"{place}: cannot be written: {error.strerror}") from error
         raise
 
 

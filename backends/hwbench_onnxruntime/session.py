@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,14 @@ class OnnxRuntimeSession(Session):
         from hwbench_onnxruntime.executed import executed_nodes
 
         return executed_nodes(self._source, self.options)
+
+    def _compiled_impl(self) -> tuple[str, bytes] | None:
+        if self.options.provider not in ("cpu", "cuda"):
+            return None  # these providers keep their engines to themselves
+        with TemporaryDirectory(prefix="hwbench-") as place:
+            saved = Path(place) / "optimized.onnx"
+            open_session(self._source, self.options, saved=str(saved))
+            return "onnxruntime.onnx", saved.read_bytes()
 
     def _close_impl(self) -> None:
         del self._session

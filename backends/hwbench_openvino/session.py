@@ -56,6 +56,9 @@ class OpenVinoSession(Session):
 
         return executed_nodes(self._compiled.get_runtime_model(), self._source, self.options.device)
 
+    def _compiled_impl(self) -> tuple[str, bytes]:
+        return "openvino.blob", self._compiled.export_model().getvalue()
+
     def _close_impl(self) -> None:
         del self._request, self._compiled
 

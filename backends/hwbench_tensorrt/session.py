@@ -88,6 +88,11 @@ class TensorRtSession(Session):
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         return executed_nodes(information, self._device.label)
 
+    def _compiled_impl(self) -> tuple[str, bytes]:
+        engine: trt.ICudaEngine = self._engine
+        serialized: trt.IHostMemory = engine.serialize()
+        return "tensorrt.engine", bytes(serialized)
+
     def _close_impl(self) -> None:
         self._release()
 

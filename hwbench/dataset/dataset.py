@@ -35,6 +35,12 @@ class Dataset:
     source: str
 
     @cached_property
+    def inputs_key(self) -> str:
+        """A hash of the inputs alone: what a model does on them does not depend on labels."""
+        content = sorted((name, file.sha256) for name, file in self.inputs.items())
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @cached_property
     def key(self) -> str:
         """A hash of the whole content: equal data have equal keys wherever they came from."""
         content = [

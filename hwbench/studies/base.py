@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +52,12 @@ class Subject:
         """The backend's class; it imports no runtime."""
         return backends.get(self.backend)
 
+    @property
+    def compiled_key(self) -> str:
+        """A name for the build compiled with these options."""
+        content = json.dumps([self.build.key, self.backend, dict(self.options)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
     def job(self, task: str, case: Case, *, exclusive: bool = False, **params: Any) -> Job:
         """A job on this build, with the case's inputs.
 
@@ -65,7 +74,7 @@ class Subject:
             options={**self.options, **({} if exclusive else self.backend_type.shared_options)},
             limits=Limits(timeout_s=case.timeout_s),
             exclusive=exclusive,
-            identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.key},
+            identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.inputs_key},
         )
 
 
@@ -144,11 +153,13 @@ class Analysis:
         rows: Rows of the measurement table.
         parts: ``"draws"`` or ``"trials"`` to a table that is stored beside it.
         timings: Name to the raw durations, in seconds, behind timing rows.
+        files: Files that belong to the build and its options: the compiled form.
     """
 
     rows: Sequence[Row]
     parts: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     timings: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 class Study(ABC):
@@ -183,9 +194,9 @@ class Study(ABC):
     def measure(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
         """`analyse`, or one row that says which job ended how."""
         for label, result in results.items():
-            if not result.ok and label not in self.tolerated():
-                status = "unavailable" if result.status == "unavailable" else result.status
-                return Analysis([Row(self.name, self.headline, status=status, detail=f"{label}: {result.detail}")])
+            status, detail = result.failed.get("golden", (result.status, result.detail))
+            if status != "ok" and label not in self.tolerated():
+                return Analysis([self.missing(status, f"{label}: {detail}")])
         return self.analyse(case, settings, results)
 
     def missing(self, status: Any, detail: str) -> Row:

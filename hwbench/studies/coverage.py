@@ -19,7 +19,7 @@ class CoverageStudy(Study):
 
     def plan(self, case: Case, settings: Any) -> dict[str, Job]:
         """One job that compiles the build and asks the runtime."""
-        return {"coverage": case.subject.job("coverage", case)}
+        return {"coverage": coverage_job(case)}
 
     def analyse(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
         """The share of nodes that ran as asked, and a row for each that did not."""
@@ -32,7 +32,13 @@ class CoverageStudy(Study):
             rows.append(
                 Row(self.name, self.headline, condition(node=node), 0.0, "ratio", n=1, detail=f"{kind}: {text}")
             )
-        return Analysis(rows)
+        compiled = data.get("compiled")
+        return Analysis(rows, files=[results["coverage"].folder / compiled["file"]] if compiled else [])
+
+
+def coverage_job(case: Case) -> Job:
+    """The job that compiles the build and asks the runtime about it; studies that plan it share it."""
+    return case.subject.job("coverage", case)
 
 
 def ran_precisions(executed: list[dict[str, Any]]) -> dict[str, int]:

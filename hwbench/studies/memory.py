@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import Field
 
 from hwbench.studies.base import Analysis, Case, Settings, Study
+from hwbench.studies.coverage import coverage_job
 from hwbench.studies.latency import on_target
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
@@ -33,14 +34,14 @@ class MemoryStudy(Study):
     def plan(self, case: Case, settings: MemorySettings) -> dict[str, Job]:
         """A run without limits, and one under the target's, each alone on the machine."""
         job = case.subject.job("memory", case, exclusive=True, batch=case.model.batch or 1, runs=settings.runs)
-        jobs = {"free": job}
+        jobs = {"free": job, "compiled": coverage_job(case)}
         if case.profile.target.memory_mib is not None:
             jobs["capped"] = on_target(job, case)
         return jobs
 
     def tolerated(self) -> frozenset[str]:
-        """Running out of memory under the cap is the answer."""
-        return frozenset({"capped"})
+        """Running out of memory under the cap is the answer; a compiled form is not a must."""
+        return frozenset({"capped", "compiled"})
 
     def analyse(self, case: Case, settings: MemorySettings, results: Mapping[str, JobResult]) -> Analysis:
         """Peaks in MiB, the model's bytes, and the run under the cap."""
@@ -52,6 +53,9 @@ class MemoryStudy(Study):
             Row(self.name, "peak_mib", condition(kind="file"), data["peak_file"], "MiB", n=1),
             Row(self.name, "model_bytes", value=float(case.subject.build.bytes), unit="B"),
         ]
+        compiled = results["compiled"].data.get("compiled")
+        if compiled:
+            rows.append(Row(self.name, "model_bytes", condition(form="compiled"), float(compiled["bytes"]), "B"))
         if "capped" in results:
             rows.extend(self._capped(case, results["capped"], data["run_ns"]))
         return Analysis(rows)

@@ -69,7 +69,7 @@ class NoiseStudy(Study):
                 )
             )
         if "weights" in results:
-            if not results["weights"].data["restored"]:
+            if not results["weights"].data.get("restored", True):
                 return Analysis(
                     [
                         self.missing(
