@@ -136,11 +136,13 @@ def make_build(
 
     Raises:
         RunDirectoryError: ``folder`` holds other files.
+        ModelError: A dynamic dimension has no size.
         UnavailableError: The model holds nothing that this precision applies to, or the quantizer is not installed.
         JobError: The worker ended otherwise than ok.
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunDirectoryError(f"{folder}: holds something else than a build; name an empty or a new folder")
+    recipe.model.require_sizes(recipe.shapes)
     kept = (cache or cache_home()) / "builds" / recipe.key
     if not (kept / MANIFEST).is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)

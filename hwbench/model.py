@@ -85,6 +85,20 @@ class Model:
             bytes=sum(file.stat().st_size for file in files),
         )
 
+    def require_sizes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Make sure that every dynamic dimension but the batch has a size.
+
+        Args:
+            shapes: Input name to the shape of one sample (without the batch).
+
+        Raises:
+            ModelError: A size is needed and not given.
+        """
+        for spec in self.inputs:
+            for index, size in enumerate(spec.shape):
+                if index and size is None and len(shapes.get(spec.name, ())) < index:
+                    raise ModelError(_no_size(spec.name, index))
+
     def describe(self) -> dict[str, Any]:
         """What run.json says of the model."""
         return {
@@ -189,10 +203,7 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
             if index == 0 or isinstance(dimension, int):
                 continue
             if sample is None or len(sample) <= index - 1:
-                raise ModelError(
-                    f"input {value.name!r} has a dynamic dimension {index} ({dimension}) without a size; "
-                    f"give data, or --shape {value.name}=..."
-                )
+                raise ModelError(_no_size(str(value.name), index))
             size = int(sample[index - 1])
             name = dimension.value if isinstance(dimension, ir.SymbolicDim) else None
             if name is not None and fixed.setdefault(name, size) != size:
@@ -202,6 +213,10 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
         for index, dimension in enumerate(value.shape or ()):
             if isinstance(dimension, ir.SymbolicDim) and dimension.value in fixed:
                 _fix(value, index, fixed[dimension.value])
+
+
+def _no_size(name: str, index: int) -> str:
+    return f"input {name!r} has a dynamic dimension {index} without a size; give data, or --shape {name}=..."
 
 
 def _fix(value: ir.Value, index: int, size: int) -> None:

@@ -127,24 +127,24 @@ def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:
     names = (
         spec.studies if spec.studies is not None else [name for name in studies.names() if studies.get(name).default]
     )
-    for name in spec.settings:
-        studies.reference(name)
-    chosen = {}
-    for name in sorted(dict.fromkeys(names), key=_order):
-        study = studies.get(name)()
-        try:
-            settings = study.settings_type.model_validate(spec.settings.get(name, {}))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            path = ".".join(str(part) for part in ("settings", name, *problem["loc"]))
-            if problem["type"] == "extra_forbidden":
-                known = [f"settings.{name}.{key}" for key in study.settings_type.model_fields]
-                raise UnknownNameError("key", path, known) from None
-            raise SpecError(f"{path}: {problem['msg']}, not {problem['input']!r}") from None
-        chosen[name] = (study, settings)
-    if not chosen:
+    if not names:
         raise SpecError("no study is chosen; name at least one")
-    return chosen
+    known = {name: _configured(name, spec) for name in (*names, *spec.settings)}
+    return {name: known[name] for name in sorted(dict.fromkeys(names), key=_order)}
+
+
+def _configured(name: str, spec: RunSpec) -> tuple[Study, Any]:
+    """A study with its settings, which are checked even where it is not carried out."""
+    study = studies.get(name)()
+    try:
+        return study, study.settings_type.model_validate(spec.settings.get(name, {}))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = ".".join(str(part) for part in ("settings", name, *problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            known = [f"settings.{name}.{key}" for key in study.settings_type.model_fields]
+            raise UnknownNameError("key", path, known) from None
+        raise SpecError(f"{path}: {problem['msg']}, not {problem['input']!r}") from None
 
 
 def _order(name: str) -> tuple[bool, str]:

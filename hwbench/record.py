@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwbench import __version__
+from hwbench.backend import backends
 from hwbench.host import describe_host, package_versions
 from hwbench.preparation import Prepared
 
@@ -50,7 +51,11 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
                 "detail": "",
                 "hint": "",
                 "build": "",
-                "asked": {**profile.precision.model_dump(mode="json"), "options": profile.full_options},
+                "asked": {
+                    **profile.precision.model_dump(mode="json"),
+                    "computes_in": backends.get(profile.backend)().float_precision(profile.full_options),
+                    "options": profile.full_options,
+                },
                 "ran": {},
                 "target": profile.target.model_dump(mode="json"),
                 "accept": profile.accept.model_dump(mode="json", exclude_none=True),

@@ -31,8 +31,9 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def condition(**setting: Any) -> str:
-    """A condition as the table stores it: JSON with sorted keys."""
-    return json.dumps(setting, sort_keys=True)
+    """A condition as the table stores it: JSON with sorted keys; 10 and 10.0 are one setting."""
+    plain = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in setting.items()}
+    return json.dumps(plain, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -129,7 +130,7 @@ def exit_code(
 def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tuple[str, str, str], Row]) -> Verdict:
     row = table.get((rule.study, rule.metric, rule.condition))
     verdict = Verdict(profile, name, "unavailable", limit, rule.study, rule.metric, rule.condition)
-    if row is None or row.value is None:
+    if row is None or row.value is None or math.isnan(row.value):
         missing = [row for (study, _, _), row in table.items() if study == rule.study and row.status != "ok"]
         why = missing[0].detail if missing else f"the study {rule.study!r} gave no {rule.metric} in this run"
         return replace(verdict, detail=why)

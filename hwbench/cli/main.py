@@ -48,11 +48,19 @@ def main() -> None:
     """Run the command line and exit: 2 for bad input, 1 for a job that ended badly, 130 for Ctrl-C."""
     try:
         app()
-    except HwbenchError as error:
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            typer.echo("interrupted: what a run had finished is kept; --resume goes on from there", err=True)
+        raise
+    except (HwbenchError, OSError) as error:
         if os.environ.get("HWBENCH_DEBUG"):
             traceback.print_exc()
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_told(error)}", err=True)
         sys.exit(1 if isinstance(error, JobError) else 2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what was finished is kept; --resume goes on from there", err=True)
-        sys.exit(INTERRUPTED)
+
+
+def _told(error: Exception) -> str:
+    """An error as one message; the system's name the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

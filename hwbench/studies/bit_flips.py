@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,9 @@ from hwbench.worker.protocol import Job, JobResult
 class BitFlipsSettings(Settings):
     """What the study can be told."""
 
-    rates: tuple[float, ...] = Field((1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1, description="bit error rates")
+    rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1, description="bit error rates"
+    )
     draws: int = Field(20, ge=2, description="independent draws of the bits that fail; under 20 the interval is wide")
     max_drop: float = Field(0.01, ge=0, description="mean loss a tolerated rate may cost, in the primary metric's unit")
 
@@ -68,7 +71,8 @@ class BitFlipsStudy(Study):
     ) -> Iterator[Row]:
         metric, tolerated, broken = case.primary, 0.0, False
         for ber, sweep in sweeps.items():
-            setting, faults = condition(ber=ber), f"{np.mean(sweep.n_faults):.4g} faults a draw"
+            known = [count for count in sweep.n_faults if count is not None]
+            setting, faults = condition(ber=ber), f"{np.mean(known):.4g} faults a draw" if known else ""
             yield row(self.name, metric.name, figure(case, sweep), metric.unit, setting, faults)
             yield _worst(case, sweep, ber)
             lost = loss(case, sweep, golden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,13 +17,13 @@ from hwbench.worker.protocol import Job, JobResult
 class NoiseSettings(Settings):
     """What the study can be told."""
 
-    snr_db: tuple[float, ...] = Field(
+    snr_db: tuple[Annotated[float, Field(ge=-300, allow_inf_nan=False)], ...] = Field(
         (30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise"
     )
-    impulse_rates: tuple[float, ...] = Field(
+    impulse_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.01, 0.05, 0.1), description="share of input elements set to the sample's extremes"
     )
-    weight_sigmas: tuple[float, ...] = Field(
+    weight_sigmas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         (0.005, 0.01, 0.02, 0.05), description="of weight noise, relative to the stored range"
     )
     draws: int = Field(5, ge=2, description="independent draws of the noise")

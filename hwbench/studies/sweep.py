@@ -27,13 +27,13 @@ class Sweep:
         changed: Whether the output is finite and its best class is not the golden one, bool ``[draws, n]``; None where the
             task is not classification.
         due: Whether the output is not finite, or the faulty build could not be loaded or run, bool ``[draws, n]``.
-        n_faults: Faults per draw.
+        n_faults: Faults per draw; None where the worker died and took the count with it.
     """
 
     values: Array | None
     changed: Array | None
     due: Array
-    n_faults: list[int]
+    n_faults: list[int | None]
 
 
 def gather(case: Case, result: JobResult, names: Sequence[str]) -> Sweep:
@@ -43,22 +43,32 @@ def gather(case: Case, result: JobResult, names: Sequence[str]) -> Sweep:
     values = np.zeros((len(names), n)) if case.data.labels is not None else None
     changed = np.zeros((len(names), n), dtype=bool) if top else None
     due = np.zeros((len(names), n), dtype=bool)
-    faults = []
+    faults: list[int | None] = []
     for draw, name in enumerate(names):
         record = result.data["variants"].get(name)
-        faults.append(record["n_faults"] if record else 0)
+        faults.append(record["n_faults"] if record else None)
         if record is None or "failed" in record:  # the worker died of it, or the runtime refused the faulty build
             due[draw] = True
             if values is not None:
-                values[draw] = 0.0 if case.primary.proportion else np.nan
+                values[draw] = _without_output(case, golden)
             continue
         output = _stored(result, name, n)
         due[draw] = (output[:, 0] == -1) if top else ~np.isfinite(output.reshape(n, -1)).all(axis=1)
-        if changed is not None and golden is not None:
+        if changed is not None:
             changed[draw] = (output[:, 0] != golden[:, 0]) & ~due[draw]
         if values is not None:
             values[draw] = per_sample(case, case.primary, result, name, top=top)
     return Sweep(values, changed, due, faults)
+
+
+def _without_output(case: Case, golden: Array) -> Array:
+    """The primary metric's values where nothing came out: those of outputs that are not numbers."""
+    labels = case.data.labels_array()
+    if case.classifies:
+        return case.primary.from_topk(np.full_like(golden, -1), labels)
+    if np.issubdtype(golden.dtype, np.integer):
+        return np.full(len(golden), np.nan)
+    return case.primary.per_sample(np.full_like(golden, np.nan), labels)
 
 
 def figure(case: Case, sweep: Sweep) -> Estimate:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,10 +20,10 @@ from hwbench.worker.protocol import Job, JobResult
 class ThroughputSettings(Settings):
     """What the study can be told."""
 
-    batches: tuple[int, ...] = Field(
+    batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         (1, 8, 32), min_length=1, description="batch sizes; a graph's fixed batch prevails"
     )
-    threads: tuple[int, ...] | None = Field(
+    threads: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
         None, description="default: 1 and every core; a profile's own setting prevails"
     )
     seconds: float = Field(0.5, gt=0, description="time spent measuring each point")

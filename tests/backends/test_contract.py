@@ -351,3 +351,11 @@ def in_child(code):
 
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_compiled_form_can_be_kept(backend, tmp_path):
+    path = models.saved(models.small_cnn(), tmp_path / "model.onnx")
+    with backend.compile(path, {}) as session:
+        name, content = session.compiled()
+    assert name.startswith(backend.name)
+    assert len(content) > 1000

@@ -83,6 +83,9 @@ def asked_text(asked: Mapping[str, Any]) -> str:
     )
     shown = ", ".join(part for part in extras if part)
     text = f"{form} ({shown})" if shown else form
+    computes_in = asked.get("computes_in")
+    if computes_in and form.startswith("fp") and computes_in != form:
+        text = f"{text} computed in {computes_in}"
     options = asked.get("options")
     given = options if isinstance(options, Mapping) else {}
     device = asked.get("device") or given.get("provider") or given.get("device")

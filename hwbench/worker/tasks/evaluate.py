@@ -107,7 +107,9 @@ class _Evaluation:
             writers: list[NpyWriter] = []
             for feeds, count in self._batches(variant):
                 made = self._session.run(feeds)
-                values = [_top(made[name][:count]) if top else made[name][:count] for name in self._outputs]
+                # An inner tensor may be a single number, which has no first axis to cut.
+                values = [np.atleast_1d(made[name])[:count] for name in self._outputs]
+                values = [_top(value) for value in values] if top else values
                 if not writers:
                     writers = [
                         stack.enter_context(NpyWriter(self._job.folder, value.dtype, value.shape[1:]))

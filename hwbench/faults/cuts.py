@@ -1,0 +1,289 @@
+"""Cuts a deployed graph at its layers, so that a fault costs what comes after it and no more.
+
+A *layer* is an operator that multiplies by stored numbers, with the channel-wise operators behind it (activation, bias,
+QuantizeLinear). Four kinds of segment are cut for it, all of them plain ONNX files that any backend runs:
+
+    advance   from the last layer's cut to this one's: carries the golden tensors forward
+    lane      the layer alone, for as many output channels as there are faults in a batch: a fault in one number changes one
+              channel, so only that channel is computed
+    rest      from this layer's cut to the next checkpoint: shared by all faults of the layer
+    suffix    from a cut to the model's outputs, compiled anew for a fault that is in no lane
+
+A cut is the set of tensors that are made before it and used after it. Quantized tensors are cut in their quantized form, and
+everything derived from constants stays with its consumer: otherwise runtimes fuse other operators than in the whole graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from hwbench.backend import node_name
+
+_LAYERS = frozenset({"Conv", "MatMul", "Gemm"})
+_ELEMENTWISE = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Gelu"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator that multiplies by stored numbers.
+
+    Attributes:
+        node: Its name.
+        op_type: Its operator.
+        position: Index in the graph of the last operator that belongs to it.
+        x: The tensor it reads, in the form in which it is cut.
+        out: The tensor it makes.
+        axis: The axis of ``out`` that counts channels.
+        channels: How many there are.
+        parameters: The initializers that hold one slice a channel, to the axis that counts channels.
+        depthwise: Whether each channel reads its own input channel only.
+    """
+
+    node: str
+    op_type: str
+    position: int
+    x: str
+    out: str
+    axis: int
+    channels: int
+    parameters: dict[str, int]
+    depthwise: bool = False
+
+
+class GraphCutter:
+    """A deployed model and its cuts.
+
+    Args:
+        model: The deployed model, its nodes in topological order, constants among the initializers.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
+        self.outputs = [value.name for value in model.graph.output]
+        self._made_at = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+        self._uses: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in node.input:
+                if name:
+                    self._uses.setdefault(name, []).append(index)
+        self._derived = self._constant_derived()
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers in graph order."""
+        found = (self._layer(index, node) for index, node in enumerate(self.nodes) if node.op_type in _LAYERS)
+        return sorted((layer for layer in found if layer is not None), key=lambda layer: layer.position)
+
+    @cached_property
+    def types(self) -> dict[str, onnx.ValueInfoProto]:
+        """What is known of every tensor's type and shape."""
+        graph = shape_inference.infer_shapes(self.model, data_prop=True).graph
+        return {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+
+    def cut_after(self, position: int) -> list[str]:
+        """The tensors made at or before a node and used after it, in the form in which they are cut; -1: the inputs."""
+        live: dict[str, None] = {}
+        for index in range(position + 1, len(self.nodes)):
+            if self._transparent(index):
+                continue
+            for name in self.nodes[index].input:
+                if name and name not in self._derived:
+                    carrier = self.carrier(name)
+                    if self._made_at.get(carrier, -1) <= position:
+                        live[carrier] = None
+        for name in self.outputs:
+            index = self._made_at.get(name, -1)
+            source = self.nodes[index].input[0] if index > position and self._transparent(index) else name
+            if self._made_at.get(source, -1) <= position:
+                live[source] = None
+        return list(live)
+
+    def carrier(self, name: str) -> str:
+        """The quantized tensor a dequantized one comes from; other tensors are their own."""
+        index = self._made_at.get(name)
+        if index is not None and self._transparent(index) and name not in self.outputs:
+            return self.nodes[index].input[0]
+        return name
+
+    def first_use(self, initializer: str) -> int:
+        """Index of the first node, other than those that only derive constants, that an initializer reaches."""
+        reached, names = len(self.nodes), [initializer]
+        while names:
+            for index in self._uses.get(names.pop(), ()):
+                made = [name for name in self.nodes[index].output if name]
+                if all(name in self._derived for name in made) or self._transparent(index):
+                    names += made
+                else:
+                    reached = min(reached, index)
+        return reached
+
+    def segment(self, inputs: Iterable[str], outputs: Sequence[str]) -> onnx.ModelProto:
+        """The part of the graph that makes ``outputs`` of ``inputs``."""
+        given, needed, pending = set(inputs), set[int](), list(outputs)
+        stored: dict[str, None] = {}
+        while pending:
+            name = pending.pop()
+            if name in given or not name:
+                continue
+            if name in self.constants:
+                stored[name] = None
+                continue
+            index = self._made_at[name]
+            if index not in needed:
+                needed.add(index)
+                pending += self.nodes[index].input
+        nodes = [self.nodes[index] for index in sorted(needed)]
+        used = {name for node in nodes for name in node.input}
+        values = [self._value(name) for name in dict.fromkeys(inputs) if name in used or name in outputs]
+        return self._model(
+            nodes, values, [self._value(name) for name in outputs], [self.constants[name] for name in stored]
+        )
+
+    def lane(self, layer: Layer, lanes: int) -> onnx.ModelProto:
+        """A layer for some of its output channels: the first ones, until others are put in their place.
+
+        Args:
+            layer: One of `layers`, with parameters.
+            lanes: How many channels.
+        """
+        model = self.segment([layer.x], [layer.out])
+        graph = model.graph
+        for tensor in graph.initializer:
+            if tensor.name in layer.parameters:
+                value = numpy_helper.to_array(tensor)
+                axis = layer.parameters[tensor.name]
+                chosen = np.take(value, np.resize(np.arange(layer.channels), lanes), axis=axis)
+                tensor.CopyFrom(numpy_helper.from_array(chosen, tensor.name))
+        _resize(graph.output[0], layer.axis, lanes)
+        if layer.depthwise:
+            _resize(graph.input[0], 1, lanes)
+            node = next(node for node in graph.node if node_name(node) == layer.node)
+            next(attribute for attribute in node.attribute if attribute.name == "group").i = lanes
+        return model
+
+    def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
+        weight = self._stored(node.input[1])
+        if weight is None or node.input[0] in self._derived:
+            return None
+        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        transposed = next((attribute.i for attribute in node.attribute if attribute.name == "transB"), 0)
+        if len(weight.dims) < 2 or (node.op_type == "MatMul" and len(weight.dims) != 2):
+            return None
+        weight_axis = 0 if node.op_type == "Conv" or transposed else len(weight.dims) - 1
+        channels = weight.dims[weight_axis]
+        depthwise = group > 1 and weight.dims[1] == 1 and group == channels
+        parameters = self._channelled(node.input[1], channels, weight_axis)
+        if len(node.input) > 2 and node.input[2]:
+            parameters |= self._channelled(node.input[2], channels, 0)
+        position, out = index, node.output[0]
+        while (step := self._channelwise(out, channels)) is not None:
+            position, out = step[0], self.nodes[step[0]].output[0]
+            parameters |= step[1]
+        if group > 1 and not depthwise:
+            parameters = {}  # a lane would need the channels of its group together
+        axis = 1 if node.op_type in ("Conv", "Gemm") else -1
+        x = self.carrier(node.input[0])
+        return Layer(node_name(node), node.op_type, position, x, out, axis, channels, parameters, depthwise)
+
+    def _channelwise(self, name: str, channels: int) -> tuple[int, dict[str, int]] | None:
+        """The one operator that reads a tensor, if it treats channels apart, and its parameters per channel."""
+        users = self._uses.get(name, [])
+        if len(users) != 1 or name in self.outputs:
+            return None
+        node = self.nodes[users[0]]
+        others = [other for other in node.input if other != name and other]
+        if node.op_type in _ELEMENTWISE and all(other in self._derived for other in others):
+            return users[0], {}
+        if node.op_type == "QuantizeLinear" and node.input[0] == name:
+            scale = self.constants.get(node.input[1])
+            return (users[0], {}) if scale is not None and _size(scale) == 1 else None
+        if node.op_type == "Add" and others and all(other in self._derived for other in others):
+            bias = self._stored(others[0])
+            if bias is not None and list(bias.dims) == [channels]:
+                return users[0], self._channelled(others[0], channels, 0)
+        return None
+
+    def _channelled(self, name: str, channels: int, axis: int) -> dict[str, int]:
+        """The initializers behind a constant-derived tensor that have one slice a channel and no other use."""
+        found: dict[str, int] = {}
+        if name in self.constants:
+            names = [(name, axis)]
+        elif name in self._made_at and self.nodes[self._made_at[name]].op_type == "DequantizeLinear":
+            node = self.nodes[self._made_at[name]]
+            names = [(node.input[0], axis), *((other, 0) for other in node.input[1:] if other)]
+        else:
+            return {}
+        for initializer, at in names:
+            tensor = self.constants.get(initializer)
+            fits = tensor is not None and at < len(tensor.dims) and tensor.dims[at] == channels
+            if fits and len(self._uses[initializer]) == 1:
+                found[initializer] = at
+        return found
+
+    def _stored(self, name: str) -> onnx.TensorProto | None:
+        """The stored tensor behind a constant or its dequantized form."""
+        if name in self.constants:
+            return self.constants[name]
+        index = self._made_at.get(name)
+        if index is None or self.nodes[index].op_type != "DequantizeLinear":
+            return None
+        return self.constants.get(self.nodes[index].input[0])
+
+    def _transparent(self, index: int) -> bool:
+        """Whether a node only dequantizes an activation: it is repeated for each consumer."""
+        node = self.nodes[index]
+        return node.op_type == "DequantizeLinear" and node.output[0] not in self._derived
+
+    def _constant_derived(self) -> set[str]:
+        derived = set(self.constants)
+        for node in self.nodes:
+            if node.input and all(name in derived for name in node.input if name):
+                derived.update(node.output)
+        return derived
+
+    def _value(self, name: str) -> onnx.ValueInfoProto:
+        known = self.types.get(name)
+        if known is None:
+            raise KeyError(name)
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(known)
+        return value
+
+    def _model(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        stored: Sequence[onnx.TensorProto],
+    ) -> onnx.ModelProto:
+        graph = helper.make_graph(nodes, "segment", inputs, outputs, stored)
+        made: onnx.ModelProto = helper.make_model(
+            graph,
+            opset_imports=self.model.opset_import,
+            ir_version=self.model.ir_version,
+            functions=self.model.functions,
+        )
+        return made
+
+
+def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:
+    dimensions = value.type.tensor_type.shape.dim
+    if len(dimensions):
+        dimensions[axis].Clear()
+        dimensions[axis].dim_value = size
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count

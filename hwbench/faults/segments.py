@@ -1,0 +1,89 @@
+"""Writes the segments of a cut graph as files, for the layers that faults are in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from hwbench.faults.cuts import GraphCutter, Layer
+
+LANES = 64
+CHECKPOINTS = 6
+
+
+def write_segments(model: onnx.ModelProto, layers: Sequence[Layer], cutter: GraphCutter, folder: Path, output: str) -> dict[str, Any]:
+    """Cut a deployed graph for some of its layers.
+
+    Args:
+        model: The deployed model.
+        layers: The layers with faults, in graph order.
+        cutter: Its cuts.
+        folder: Where the segments are written.
+        output: The output that outcomes are told by.
+
+    Returns:
+        The plan that `hwbench.worker.tasks.campaign` reads: ``checkpoints``, ``chain`` and ``layers``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write = _Writer(cutter, folder)
+    marks = _checkpoints(cutter)
+    checkpoints = [*(cutter.cut_after(position) for position in marks), [output]]
+    chain, before = [], cutter.inputs
+    for names in checkpoints:
+        chain.append(write(before, names))
+        before = names
+    plans, before = [], cutter.inputs
+    for layer in layers:
+        cut = cutter.cut_after(layer.position)
+        wanted = [name for name in dict.fromkeys([*cut, layer.out, layer.x]) if name not in before]
+        target = next((at for at, position in enumerate(marks) if position > layer.position), len(marks))
+        plans.append(
+            {
+                "out": layer.out,
+                "x": layer.x,
+                "axis": layer.axis,
+                "parameters": layer.parameters,
+                "depthwise": layer.depthwise,
+                "lanes": LANES,
+                "advance": write(before, wanted),
+                "lane": write.model(cutter.lane(layer, LANES)) if layer.parameters else "",
+                "rest": write(cut, checkpoints[target]),
+                "cut": cut,
+                "checkpoint": target,
+            }
+        )
+        before = list(dict.fromkeys([*cut, layer.out]))
+    return {"checkpoints": checkpoints, "chain": chain, "layers": plans}
+
+
+class _Writer:
+    """Writes segments under the hash of what they are, so that equal ones are one file."""
+
+    def __init__(self, cutter: GraphCutter, folder: Path) -> None:
+        self._cutter, self._folder = cutter, folder
+
+    def __call__(self, inputs: Collection[str], outputs: Sequence[str]) -> str:
+        made = [name for name in outputs if name not in inputs]
+        name = hashlib.sha256(json.dumps([sorted(inputs), made]).encode()).hexdigest()[:16]
+        return self._write(name, self._cutter.segment(inputs, made)) if made else ""
+
+    def model(self, model: onnx.ModelProto) -> str:
+        return self._write(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()[:16], model)
+
+    def _write(self, name: str, model: onnx.ModelProto) -> str:
+        path = self._folder / f"{name}.onnx"
+        if not path.exists():
+            onnx.save(model, path)
+        return str(path)
+
+
+def _checkpoints(cutter: GraphCutter) -> list[int]:
+    """Positions of some layers, equally far apart in the graph, where changed tensors are compared with the golden ones."""
+    positions = [layer.position for layer in cutter.layers]
+    count = min(CHECKPOINTS, max(0, len(positions) - 1))
+    return sorted({positions[(at + 1) * len(positions) // (count + 1)] for at in range(count)})

@@ -1,0 +1,212 @@
+"""Runs faults through the segments of a cut graph, so that each costs only what comes after it.
+
+For one chunk of inputs at a time the golden tensors are carried from layer to layer. A batch of faults in one layer is computed
+as lanes (one output channel a fault), put in place of the golden channels, and only the inputs on which something changed go on,
+through the rest of the graph up to the next checkpoint; there, those whose tensors equal the golden ones again are dropped: nothing
+that follows can tell them from the fault-free run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwbench.backend import Array, Backend, Session
+
+State = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """A layer with faults, as the parent cut it.
+
+    Attributes:
+        out: The tensor it makes.
+        x: The tensor it reads.
+        axis: The axis of ``out`` that counts channels.
+        parameters: Initializer to the axis that counts channels.
+        depthwise: Whether each channel reads its own input channel only.
+        lanes: Channels the lane segment computes.
+        advance, lane, rest: The segments' files.
+        cut: The tensors after the layer.
+        checkpoint: Index of the checkpoint that ``rest`` leads to.
+    """
+
+    out: str
+    x: str
+    axis: int
+    parameters: Mapping[str, int]
+    depthwise: bool
+    lanes: int
+    advance: str
+    lane: str
+    rest: str
+    cut: Sequence[str]
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class LaneFault:
+    """One fault that changes one output channel of a layer.
+
+    Attributes:
+        trial: Its place among the trials.
+        tensor: The initializer.
+        channel: The channel.
+        value: The channel's slice of the initializer, with the fault.
+    """
+
+    trial: int
+    tensor: str
+    channel: int
+    value: Array
+
+
+Observer = Callable[[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]], Array], None]
+
+
+@dataclass
+class Engine:
+    """The sessions of a cut graph and the golden tensors of the present chunk.
+
+    Attributes:
+        backend: What compiles the segments.
+        options: Its options.
+        stored: The build's initializers.
+        checkpoints: The tensors at each checkpoint; the last one is the model's output.
+        chain: The segments from inputs to the first checkpoint, from there to the second, ...
+        fixed_batch: The batch size the graph is fixed to; None if it takes any.
+        pairs: How many (fault, input) pairs are run at once.
+    """
+
+    backend: Backend
+    options: Mapping[str, Any]
+    stored: Mapping[str, Array]
+    checkpoints: Sequence[Sequence[str]]
+    chain: Sequence[str]
+    fixed_batch: int | None = None
+    pairs: int = 32
+    _sessions: dict[str, Session] = field(default_factory=dict)
+    _golden: list[State] = field(default_factory=list)
+    _here: State = field(default_factory=dict)
+
+    def start(self, inputs: State) -> Array:
+        """Take a chunk of inputs; returns the golden output."""
+        self._golden, state = [], inputs
+        for file, names in zip(self.chain, self.checkpoints, strict=True):
+            state = self._run(file, state, names)
+            self._golden.append(state)
+        self._here = inputs
+        return state[self.checkpoints[-1][0]]
+
+    def advance(self, layer: LayerPlan) -> None:
+        """Carry the golden tensors to just after a layer; layers come in graph order."""
+        wanted = list(dict.fromkeys([*layer.cut, layer.out, layer.x]))
+        made = self._run(layer.advance, self._here, [name for name in wanted if name not in self._here])
+        self._x = {**self._here, **made}[layer.x]
+        self._here = {name: {**self._here, **made}[name] for name in {*layer.cut, layer.out}}
+
+    def lanes(self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer) -> None:
+        """Run a batch of at most ``layer.lanes // 2`` faults of one layer over the chunk.
+
+        Args:
+            layer: The layer, which `advance` has reached.
+            faults: Faults in its parameters.
+            observe: Called with trial numbers ``[b]``, input indices ``[b]`` and outputs ``[b, ...]`` of the pairs whose output may
+                differ from the golden one; pairs it is never called with are masked.
+        """
+        faulty, golden = self._channels(layer, faults)
+        changed = _differs(faulty, golden, leading=2)
+        fault_index, input_index = np.nonzero(changed)
+        for start in range(0, len(fault_index), self.pairs):
+            some, inputs = fault_index[start : start + self.pairs], input_index[start : start + self.pairs]
+            state = {name: self._here[name][inputs] for name in layer.cut}
+            out = state.get(layer.out)
+            if out is not None:
+                view = np.moveaxis(out, layer.axis, 1)
+                channels = [faults[at].channel for at in some]
+                view[np.arange(len(some)), channels] = faulty[some, inputs]
+            trials = np.array([faults[at].trial for at in some])
+            self._finish(layer, state, trials, inputs, observe)
+
+    def suffix(self, session: Session, cut: Sequence[str], output: str) -> Array:
+        """The output of a suffix of the graph on the present golden tensors, for a fault that is in no lane."""
+        return self._call(session, {name: self._here[name] for name in cut}, [output])[output]
+
+    def close(self) -> None:
+        """Release all sessions."""
+        for session in self._sessions.values():
+            session.close()
+
+    def _channels(self, layer: LayerPlan, faults: Sequence[LaneFault]) -> tuple[Array, Array]:
+        """The faulty and the golden channel of every fault, ``[faults, inputs, ...]``, computed by the same kernel."""
+        session = self._session(layer.lane, tuple(layer.parameters))
+        channels = np.array([fault.channel for fault in faults])
+        places = np.resize(np.concatenate([channels, channels]), layer.lanes)
+        for name, axis in layer.parameters.items():
+            value = np.take(self.stored[name], places, axis=axis)
+            view = np.moveaxis(value, axis, 0)
+            for lane, fault in enumerate(faults):
+                if fault.tensor == name:
+                    view[lane] = fault.value
+            session.update(name, value)
+        x = np.take(self._x, places, axis=1) if layer.depthwise else self._x
+        made = np.moveaxis(self._call(session, {layer.x: x}, [layer.out])[layer.out], layer.axis, 0)
+        return made[: len(faults)], made[len(faults) : 2 * len(faults)]
+
+    def _finish(
+        self, layer: LayerPlan, state: State, trials: Array, inputs: Array, observe: Observer
+    ) -> None:
+        steps = [layer.rest, *self.chain[layer.checkpoint + 1 :]]
+        for file, at in zip(steps, range(layer.checkpoint, len(self.checkpoints)), strict=True):
+            names = self.checkpoints[at]
+            state = self._run(file, state, names)
+            if at + 1 == len(self.checkpoints):
+                observe(trials, inputs, state[names[0]])
+                return
+            kept = np.zeros(len(inputs), dtype=bool)
+            for name in names:
+                kept |= _differs(state[name], self._golden[at][name][inputs])
+            if not kept.any():
+                return
+            state, trials, inputs = {name: value[kept] for name, value in state.items()}, trials[kept], inputs[kept]
+
+    def _run(self, file: str, state: State, outputs: Sequence[str]) -> State:
+        """Run a segment; tensors asked for that it does not make are passed through."""
+        passed = {name: state[name] for name in outputs if name in state}
+        made = [name for name in outputs if name not in passed]
+        if not made:
+            return passed
+        return {**passed, **self._call(self._session(file), state, made)}
+
+    def _call(self, session: Session, state: State, outputs: Sequence[str]) -> State:
+        feeds = {spec.name: np.ascontiguousarray(state[spec.name]) for spec in session.inputs}
+        count = len(next(iter(feeds.values())))
+        if self.fixed_batch in (None, count):
+            made = session.run(feeds)
+            return {name: made[name] for name in outputs}
+        size = self.fixed_batch or count
+        parts: dict[str, list[Array]] = {name: [] for name in outputs}
+        for start in range(0, count, size):
+            part = {name: value[start : start + size] for name, value in feeds.items()}
+            short = size - len(next(iter(part.values())))
+            full = {name: np.concatenate([value, np.repeat(value[-1:], short, axis=0)]) for name, value in part.items()}
+            made = session.run(full)
+            for name in outputs:
+                parts[name].append(made[name][: size - short])
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _session(self, file: str, mutable: tuple[str, ...] = ()) -> Session:
+        if file not in self._sessions:
+            self._sessions[file] = self.backend.compile(Path(file), self.options, mutable)
+        return self._sessions[file]
+
+
+def _differs(a: Array, b: Array, leading: int = 1) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether arrays differ anywhere, for each place of their ``leading`` axes; a NaN differs from everything."""
+    different: np.ndarray[Any, np.dtype[np.bool_]] = (a != b).reshape(*a.shape[:leading], -1).any(axis=-1)
+    return different

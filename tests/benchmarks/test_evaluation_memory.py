@@ -1,0 +1,109 @@
+"""Evaluation memory does not grow with the data: 50,000 samples peak within 64 MiB of 1,000, in every process of a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import make_model
+from onnx import helper
+
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
+SMALL, LARGE, WITHIN_MIB = 1_000, 50_000, 64
+EVALUATE = "hwbench.worker.tasks.evaluate:run"
+
+# Python imports this at its start, in hwbench and in its workers. The kernel's own high-water mark: getrusage's would begin
+# with the parent's, from before the program was loaded.
+RECORDER = """
+import atexit, json, os, sys
+from pathlib import Path
+
+def record():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    kind = "hwbench"
+    if "hwbench.worker" in sys.orig_argv:
+        kind = json.loads(Path(sys.argv[1], "job.json").read_text())["task"]
+    Path(os.environ["PEAKS"], f"{kind}-{os.getpid()}").write_text(status["VmHWM"].split()[0])
+
+atexit.register(record)
+"""
+
+# A run as far as its table. The reports come after it, hold no sample, and take more memory than all before them, which
+# would hide what evaluation takes.
+PROGRAM = """
+import sys
+from pathlib import Path
+from hwbench.preparation import prepare
+from hwbench.runner import execute
+from hwbench.spec import load_spec
+
+with prepare(load_spec(Path(sys.argv[1]))) as prepared:
+    execute(prepared, Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "conv", strides=[4, 4]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Flatten", ["r"], ["f"], "flatten"),
+        helper.make_node("MatMul", ["f", "w2"], ["y"], "classifier"),
+    ]
+    shapes = {"w1": (8, 3, 4, 4), "w2": (512, 10)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    path = tmp_path / "small.onnx"
+    onnx.save(make_model(nodes, {"x": (1, ["N", 3, 32, 32])}, {"y": (1, ["N", 10])}, weights), path)
+    return path
+
+
+def study(folder: Path, model: Path, n: int) -> Path:
+    """A specification with n random images, stored as bytes and evaluated as float32."""
+    rng = np.random.default_rng(n)
+    images = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+    np.savez(folder / f"{n}.npz", x=images, y=rng.integers(0, 10, n))
+    spec = folder / f"{n}.toml"
+    spec.write_text(
+        f'model = "{model}"\nprofiles = ["cpu-fp32", "cpu-int8"]\nstudies = ["accuracy"]\njobs = 1\n'
+        f'[data]\nsource = "{n}.npz"\npreprocess = {{ scale = 0.00392157 }}\n'
+    )
+    return spec
+
+
+def peaks(folder: Path, model: Path, n: int) -> Mapping[str, float]:
+    """MiB that hwbench itself, and the largest worker of each task, took at most while n samples were evaluated."""
+    records = folder / f"peaks-{n}"
+    records.mkdir()
+    (folder / "sitecustomize.py").write_text(RECORDER)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+        "PEAKS": str(records),
+        "HWBENCH_CACHE": str(folder / f"cache-{n}"),
+    }
+    spec = study(folder, model, n)
+    command = [sys.executable, "-c", PROGRAM, str(spec), str(folder / f"run-{n}")]
+    subprocess.run(command, env=environment, check=True)
+    spec.with_suffix(".npz").unlink()  # pytest keeps the folders of its last runs
+    found: dict[str, float] = {}
+    for file in records.iterdir():
+        kind = file.name.rpartition("-")[0]
+        found[kind] = max(found.get(kind, 0.0), int(file.read_text()) / 1024)
+    return found
+
+
+def test_fifty_times_the_data_take_no_more_memory(benchmark, model, tmp_path):
+    small = peaks(tmp_path, model, SMALL)
+    large = benchmark.pedantic(peaks, args=(tmp_path, model, LARGE), rounds=1)
+    benchmark.extra_info |= {"peak_mib": {SMALL: small, LARGE: large}}
+    print(", ".join(f"{kind}: {small[kind]:.0f} + {large[kind] - small[kind]:.1f} MiB" for kind in sorted(small)))
+    assert small.keys() == large.keys() >= {"hwbench", EVALUATE}
+    growth = max(large[kind] - small[kind] for kind in small if kind != "hwbench")
+    assert large["hwbench"] - small["hwbench"] + growth < WITHIN_MIB

@@ -1,0 +1,19 @@
+"""The options a profile may set for ONNX's reference implementation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class OnnxReferenceOptions:
+    """How the reference implementation runs a model.
+
+    Attributes:
+        check_shapes: Whether every tensor must have the shape that the model states for it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    check_shapes: bool = False

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from hwbench.studies import studies
+from hwbench.studies.base import GOLDEN
+from hwbench.worker.protocol import JobResult
+
+SHIPPED = ["accuracy", "bit_flips", "coverage", "fidelity", "latency", "memory", "noise", "throughput"]
+
+
+def test_the_shipped_studies_are_registered_under_their_names():
+    assert set(SHIPPED) <= set(studies.names())
+    assert [studies.get(name).name for name in SHIPPED] == SHIPPED
+
+
+def test_only_those_that_measure_time_or_memory_say_so():
+    assert [name for name in SHIPPED if studies.get(name).timing] == ["latency", "memory", "throughput"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_settings_refuse_unknown_keys(name):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        studies.get(name).settings_type.model_validate({"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_job_that_ended_badly_gives_one_row_with_how_and_why(make_case, name):
+    study, case = studies.get(name)(), make_case()
+    results = {"golden": JobResult("crash", Path("nowhere"), detail="died of SIGSEGV")}
+    (row,) = study.measure(case, study.settings_type(), results).rows
+    assert (row.study, row.metric, row.status, row.value) == (name, study.headline, "crash", None)
+    assert row.detail == "golden: died of SIGSEGV"
+
+
+def test_a_worker_that_died_in_the_golden_run_leaves_nothing_to_compare_with(make_case, make_result):
+    study = studies.get("bit_flips")()
+    settings = study.settings_type(rates=(0.1,), draws=2)
+    done = {"draw0-ber0.1": np.zeros((5, 3), np.int32), "draw1-ber0.1": np.zeros((5, 3), np.int32)}
+    result = make_result(done, failed={"golden": ("timeout", "took longer than 60 s")})
+    (row,) = study.measure(make_case(), settings, {"flips": result}).rows
+    assert (row.status, row.detail) == ("timeout", "flips: took longer than 60 s")
+
+
+def test_a_worker_that_died_of_the_last_fault_leaves_every_other_figure(make_case, make_result):
+    study, best = studies.get("bit_flips")(), np.array([[0], [1], [2], [0], [1]], np.int32)
+    settings = study.settings_type(rates=(0.1,), draws=2)
+    result = make_result({"golden": best, "draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")})
+    analysis = study.measure(make_case(), settings, {"flips": result})
+    rows = {row.metric: row for row in analysis.rows if row.condition in ('{"ber": 0.1}', "{}")}
+    assert rows["due_rate"].value == 0.5
+    assert rows["top1"].value == 0.5
+    assert rows["tolerated_ber"].value == 0
+    assert analysis.parts["draws"]["n_faults"].to_list() == [0, None]
+
+
+def test_a_golden_output_that_did_not_come_back_voids_the_study(make_case, make_result):
+    study, best = studies.get("bit_flips")(), np.zeros((5, 1), np.int32)
+    settings = study.settings_type(rates=(0.1,), draws=2)
+    variants = dict.fromkeys(("golden", "draw0-ber0.1", "draw1-ber0.1"), best)
+    (row,) = study.measure(make_case(), settings, {"flips": make_result(variants, data={"restored": False})}).rows
+    assert row.status == "error"
+    assert "not the same, bit for bit" in row.detail
+
+
+def test_jobs_on_the_same_inputs_are_the_same_work_whatever_the_labels(make_case):
+    one, other = make_case(labels=[0, 1, 2, 0, 1]), make_case(labels=[2, 2, 2, 2, 2])
+    assert one.data.key != other.data.key
+    assert one.evaluation(GOLDEN).key == other.evaluation(GOLDEN).key
+
+
+def test_only_jobs_that_measure_time_run_with_the_options_as_they_are(make_case):
+    case = make_case()
+    assert case.subject.job("latency", case, exclusive=True).options == {}
+    assert case.subject.job("evaluate", case).options == {"allow_spinning": False}

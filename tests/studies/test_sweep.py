@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwbench.studies.sweep import figure, gather, loss, rate
+
+# The five best classes of the five inputs, best first; labels are 0 1 2 0 1.
+GOLDEN = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]], np.int32)
+NO_OUTPUT = np.full_like(GOLDEN, -1)
+
+
+def with_best(*best: int) -> np.ndarray:
+    return np.array([[one, *(other for other in range(3) if other != one)] for one in best], np.int32)
+
+
+def test_each_input_of_each_draw_is_changed_due_or_masked(make_case, make_result):
+    half = with_best(0, 1, 2, 1, 0)
+    half[0] = -1
+    result = make_result({"golden": GOLDEN, "a": half, "b": GOLDEN}, faults={"a": 3})
+    sweep = gather(make_case(), result, ["a", "b"])
+    assert sweep.changed.tolist() == [[False, False, False, False, True], [False] * 5]
+    assert sweep.due.tolist() == [[True, False, False, False, False], [False] * 5]
+    assert sweep.values.tolist() == [[0, 1, 1, 0, 0], [1, 1, 1, 0, 1]]
+    assert sweep.n_faults == [3, 0]
+
+
+def test_a_refused_build_and_a_dead_worker_are_due_on_every_input(make_case, make_result):
+    result = make_result(
+        {"golden": GOLDEN, "refused": None}, faults={"refused": 7}, failed={"died": ("crash", "died of SIGSEGV")}
+    )
+    sweep = gather(make_case(), result, ["refused", "died"])
+    assert sweep.due.all()
+    assert not sweep.changed.any()
+    assert not sweep.values.any()
+    assert sweep.n_faults == [7, None]  # how many it had died with it
+
+
+def test_without_labels_only_outcomes_are_known(make_case, make_result):
+    case = make_case(labels=None)
+    sweep = gather(case, make_result({"golden": GOLDEN, "a": NO_OUTPUT}), ["a"])
+    assert sweep.values is None
+    assert sweep.due.all()
+    with pytest.raises(ValueError, match="accuracy needs labels"):
+        figure(case, sweep)
+
+
+def test_loss_and_figure_are_means_over_draws_and_inputs(make_case, make_result):
+    case = make_case()
+    result = make_result({"golden": GOLDEN, "a": with_best(0, 1, 0, 1, 1), "b": NO_OUTPUT})
+    sweep = gather(case, result, ["a", "b"])
+    assert figure(case, sweep).value == pytest.approx((3 + 0) / 10)
+    assert loss(case, sweep, np.array([1, 1, 1, 0, 1.0])).value == pytest.approx((1 + 4) / 10)
+    assert rate(case, sweep.due).value == pytest.approx(5 / 10)
+    assert rate(case, sweep.changed).value == pytest.approx(1 / 10)
+    assert figure(case, sweep).n == 10
+
+
+def test_an_error_grows_by_what_the_faulty_build_does_worse(make_case, make_result):
+    labels = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    case = make_case(labels=labels, task="regression")
+    off = {"a": labels + [1, -1, 1, -1, 1], "b": labels + [3, 3, -3, 3, 3]}
+    result = make_result({"golden": labels, **off})
+    sweep = gather(case, result, ["a", "b"])
+    assert sweep.changed is None
+    root_mean_square = np.sqrt((1 + 9) / 2)
+    assert figure(case, sweep).value == pytest.approx(root_mean_square)
+    lost = loss(case, sweep, np.full(5, 0.25))
+    assert lost.value == pytest.approx(root_mean_square - 0.5)
+    assert lost.low <= lost.value <= lost.high
+
+
+def test_an_error_without_an_output_is_unbounded(make_case, make_result):
+    labels = np.arange(5.0)
+    case = make_case(labels=labels, task="regression")
+    result = make_result({"golden": labels, "refused": None, "nan": labels * np.nan})
+    sweep = gather(case, result, ["refused", "nan"])
+    assert sweep.due.all()
+    assert figure(case, sweep).value == np.inf
+    assert loss(case, sweep, np.zeros(5)).high == np.inf
+
+
+def test_a_cosine_without_an_output_is_zero(make_case, make_result):
+    labels = np.ones((5, 3))
+    case = make_case(labels=labels, task="embedding")
+    sweep = gather(case, make_result({"golden": labels, "refused": None}), ["refused"])
+    assert figure(case, sweep).value == 0
