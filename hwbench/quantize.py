@@ -111,8 +111,9 @@ class _Calibration:
         self._batches = self.batches()
 
     def batches(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """Whole batches only: a fixed graph takes no smaller one, and the histograms of entropy and percentile need equal
-        ones; a set smaller than one batch is repeated to fill it.
+        """Whole batches only; a set smaller than one batch is repeated to fill it.
+
+        A fixed graph takes no smaller ones, and the histograms of entropy and percentile need equal ones.
         """
         for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
             chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
@@ -148,7 +149,7 @@ def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    if source.with_name(f"{source.name}.data").exists():
+    if _is_large(source):
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{target.name}.data"
         )
@@ -160,6 +161,11 @@ def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
         ) from error
     onnx.shape_inference.infer_shapes_path(target, target)
     _drop_unused_opsets(target)
+
+
+def _is_large(model: Path) -> bool:
+    """Whether a model of this module's making keeps its weights in a file beside it."""
+    return model.with_name(f"{model.name}.data").exists()
 
 
 def _drop_unused_opsets(path: Path) -> None:
@@ -198,6 +204,7 @@ def _int8_static(source: Path, target: Path, precision: Precision, feeds: _Calib
             activation_type=kinds[precision.activations],
             weight_type=kinds[precision.weights],
             calibrate_method=methods[precision.calibration.method],
+            use_external_data_format=_is_large(source),
             extra_options={
                 "ActivationSymmetric": precision.activations == "s8",
                 "WeightSymmetric": precision.weights == "s8",
@@ -216,8 +223,14 @@ def _entropy_ranges(source: Path, feeds: _Calibration) -> Path:
     from onnxruntime.quantization import CalibrationMethod, create_calibrator, save_tensors_data
 
     augmented, ranges = source.with_name("calibrated.onnx"), source.with_name("ranges.json")
-    options = {"num_bins": _ENTROPY_BINS}
-    calibrator = create_calibrator(source, None, str(augmented), CalibrationMethod.Entropy, extra_options=options)
+    calibrator = create_calibrator(
+        source,
+        None,
+        str(augmented),
+        CalibrationMethod.Entropy,
+        use_external_data_format=_is_large(source),
+        extra_options={"num_bins": _ENTROPY_BINS},
+    )
     calibrator.collect_data(feeds)
     save_tensors_data(calibrator.compute_data(), ranges)
     return ranges
@@ -234,6 +247,7 @@ def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: _Cal
             per_channel=precision.per_channel,
             reduce_range=precision.reduce_range,
             weight_type=kinds[precision.weights],
+            use_external_data_format=_is_large(source),
         )
 
 
@@ -313,7 +327,8 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     converted = ir.from_proto(convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True))
     common.TopologicalSortPass()(converted)  # the conversion appends its casts at the end
-    return ir.to_proto(converted)
+    sorted_proto: onnx.ModelProto = ir.to_proto(converted)
+    return sorted_proto
 
 
 def _require_effect(precision: Precision, made: Mapping[str, Any]) -> None:

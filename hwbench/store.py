@@ -83,11 +83,13 @@ class RunDirectory:
         """
         file = self.path / RUN_FILE
         try:
-            record: dict[str, Any] = json.loads(file.read_text())
+            record = json.loads(file.read_text())
         except OSError:
             raise RunDirectoryError(f"{self.path}: no run here ({RUN_FILE} is missing)") from None
         except ValueError as error:
             raise RunDirectoryError(f"{file}: damaged: {error}") from None
+        if not isinstance(record, dict):
+            raise RunDirectoryError(f"{file}: damaged: not a JSON object")
         version = record.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise RunDirectoryError(

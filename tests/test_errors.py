@@ -36,7 +36,11 @@ def test_bad_input_is_told_from_what_this_machine_lacks():
 @pytest.mark.parametrize(
     ("name", "known", "message"),
     [
-        ("cpu-int9", ["cpu-int8", "cpu-fp32"], "unknown profile 'cpu-int9'. Did you mean 'cpu-int8'? Known: cpu-fp32, cpu-int8."),
+        (
+            "cpu-int9",
+            ["cpu-int8", "cpu-fp32"],
+            "unknown profile 'cpu-int9'. Did you mean 'cpu-int8'? Known: cpu-fp32, cpu-int8.",
+        ),
         ("zzz", ["b", "a"], "unknown profile 'zzz'. Known: a, b."),
         ("x", [], "unknown profile 'x'. Known: none."),
     ],

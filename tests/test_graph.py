@@ -103,7 +103,15 @@ def test_layers_of_a_quantized_build_read_as_the_references_numbers(tmp_path, re
 
 def test_layers_of_a_float_build_are_the_references_own(reference):
     layers = matching_layers(reference, reference)
-    assert [layer.name for layer in layers] == ["c1", "r1", "c2", "sum", "r2", "pooled", "flat"]  # the output is no layer
+    assert [layer.name for layer in layers] == [
+        "c1",
+        "r1",
+        "c2",
+        "sum",
+        "r2",
+        "pooled",
+        "flat",
+    ]  # the output is no layer
     assert all(layer.built == layer.name and layer.scale is None for layer in layers)
     assert layers[0].op_type == "Conv"
 

@@ -128,7 +128,10 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda proto: setattr(proto, "ir_version", 99), "not a valid ONNX model: .*99"),
         (lambda proto: proto.ClearField("opset_import"), "not a valid ONNX model: .*opset"),
         (lambda proto: setattr(proto.graph.input[0].type.tensor_type, "elem_type", 0), "'x' has no known element type"),
-        (lambda proto: setattr(proto.graph.input[0].type.tensor_type, "elem_type", 99), "'x' has no known element type"),
+        (
+            lambda proto: setattr(proto.graph.input[0].type.tensor_type, "elem_type", 99),
+            "'x' has no known element type",
+        ),
         (
             lambda proto: proto.graph.input[0].CopyFrom(
                 helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, ["N", 64])
@@ -181,7 +184,7 @@ def test_truncated_external_data_are_refused(tmp_path):
     path = models.saved(models.mlp(), tmp_path / "m.onnx", external=True)
     data = tmp_path / "m.onnx.data"
     data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="refers to 'm.onnx.data', which is truncated"):
+    with pytest.raises(ModelError, match=r"refers to 'm\.onnx\.data', which is truncated"):
         Model.open(path)
 
 
@@ -243,7 +246,9 @@ def test_every_node_has_a_name_of_its_own(tmp_path):
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize(("opset", "ir_version", "pinned"), [(24, 13, MAX_OPSET), (17, 8, 17), (12, 7, 13), (21, 10, 21)])
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "pinned"), [(24, 13, MAX_OPSET), (17, 8, 17), (12, 7, 13), (21, 10, 21)]
+)
 def test_opset_and_ir_version_are_pinned(tmp_path, opset, ir_version, pinned):
     proto = models.mlp()
     proto.opset_import[0].version, proto.ir_version = opset, ir_version
@@ -269,13 +274,15 @@ def test_what_is_measured_as_it_stands_keeps_its_opset(tmp_path):
 def test_an_opset_that_cannot_be_converted_is_named(tmp_path):
     proto = models.mlp()
     proto.opset_import[0].version = 999
-    with pytest.raises(ModelError, match="opset 999 cannot be converted to 21, .*; export the model with opset 21"):
+    with pytest.raises(ModelError, match=r"opset 999 cannot be converted to 21, .*; export the model with opset 21"):
         normalized(proto, tmp_path)
 
 
 def test_dimensions_are_fixed_to_the_data(tmp_path):
     made = normalized(models.two_inputs(), tmp_path, {"ids": (7,), "mask": (7,)})
-    shapes = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in made.graph.input]
+    shapes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in made.graph.input
+    ]
     assert shapes == [["N", 7], ["N", 7]]
     feeds = {"ids": np.ones((2, 7), np.int64), "mask": np.ones((2, 7), np.float32)}
     expected = outputs(models.two_inputs().SerializeToString(), feeds)

@@ -104,9 +104,7 @@ def contents(draw):
         "precision": draw(precisions(backend)),
         "options": draw(st.fixed_dictionaries({}, optional=OPTIONS[backend])),
         "target": draw(
-            st.fixed_dictionaries(
-                {}, optional={"memory_mib": st.integers(1, 10**6), "cpu_quota": st.floats(0.01, 1e3)}
-            )
+            st.fixed_dictionaries({}, optional={"memory_mib": st.integers(1, 10**6), "cpu_quota": st.floats(0.01, 1e3)})
         ),
         "accept": draw(
             st.fixed_dictionaries(
@@ -217,9 +215,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProfileError, match="not a text file"):
         load_profile(str(tmp_path / "binary.toml"))
-    with pytest.raises(ProfileError, match="none.toml: cannot be read: No such file"):
+    with pytest.raises(ProfileError, match=r"none\.toml: cannot be read: No such file"):
         load_profile(str(tmp_path / "none.toml"))
-    with pytest.raises(UnknownNameError, match="unknown profile 'cpu-int9'. Did you mean 'cpu-int8'"):
+    with pytest.raises(UnknownNameError, match=r"unknown profile 'cpu-int9'\. Did you mean 'cpu-int8'"):
         load_profile("cpu-int9")
 
 

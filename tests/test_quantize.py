@@ -32,12 +32,16 @@ class Made:
     def dequantized(self, start):
         """Input names of the DequantizeLinear of the initializer whose name starts so."""
         return next(
-            node.input for node in self.graph.node if node.op_type == "DequantizeLinear" and node.input[0].startswith(start)
+            node.input
+            for node in self.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0].startswith(start)
         )
 
     def quantized(self, name):
         """Input names of the QuantizeLinear of a tensor."""
-        return next(node.input for node in self.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name)
+        return next(
+            node.input for node in self.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == name
+        )
 
     def output(self, feeds):
         session = ort.InferenceSession(self.path, providers=["CPUExecutionProvider"])
@@ -105,6 +109,23 @@ def test_builds_compute_what_the_model_computes(make, model, precision, relative
     assert sum(made.contents["stored"].values()) == sum(value.size for value in made.stored.values())
 
 
+LARGE = [{"format": form} for form in ("fp32", "int8", "int4", "fp16", "bf16", "as-is")]
+LARGE += [{"format": "int8", "dynamic": True}, {"format": "int8", "calibration": {"method": "entropy"}}]
+
+
+@pytest.mark.parametrize("precision", LARGE, ids=str)
+def test_builds_beyond_protobufs_limit_have_their_weights_beside_them(make, monkeypatch, precision):
+    whole = make(models.mlp(), **precision)
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 5_000)
+    made = make(models.mlp(), **precision)
+    assert {path.name for path in made.folder.glob("*.onnx*")} == {"model.onnx", "model.onnx.data"}
+    assert made.contents["stored"] == whole.contents["stored"]
+    assert made.contents["bytes"] > 2 * made.path.stat().st_size
+    assert made.stored.keys() == whole.stored.keys()
+    for name, value in whole.stored.items():
+        np.testing.assert_array_equal(made.stored[name], value)
+
+
 # int8
 
 
@@ -127,13 +148,16 @@ def test_calibration_methods_differ_in_what_they_clip(make):
 
     assert step() == pytest.approx(np.ptp(feeds["x"]) / 255, rel=1e-5)
     assert step(method="percentile", percentile=99.0) == pytest.approx(
-        np.ptp(np.percentile(feeds["x"], [0.5, 99.5])) / 255, rel=0.1  # half of the cut on each side
+        np.ptp(np.percentile(feeds["x"], [0.5, 99.5])) / 255,
+        rel=0.1,  # half of the cut on each side
     )
     assert step(method="percentile", percentile=99.0) < step(method="percentile", percentile=99.9) < step()
     assert step(method="entropy") < 0.9 * step()
 
 
-@pytest.mark.parametrize(("n", "samples", "row", "seen"), [(20, 256, 19, True), (7, 256, 6, True), (64, 32, 31, True), (64, 32, 32, False)])
+@pytest.mark.parametrize(
+    ("n", "samples", "row", "seen"), [(20, 256, 19, True), (7, 256, 6, True), (64, 32, 31, True), (64, 32, 32, False)]
+)
 def test_calibration_takes_as_many_samples_as_asked(make, n, samples, row, seen):
     feeds = models.feeds(models.mlp(), batch=n)
     feeds["x"][row, 0] = 100.0
@@ -253,7 +277,9 @@ def test_half_precisions_round_the_weights_once(make, form, dtype, stored):
 @pytest.mark.parametrize("form", ["fp16", "bf16"])
 def test_half_precisions_keep_float32_inputs_and_outputs(make, form):
     made = make(models.small_cnn(), format=form)
-    assert {value.type.tensor_type.elem_type for value in (*made.graph.input, *made.graph.output)} == {TensorProto.FLOAT}
+    assert {value.type.tensor_type.elem_type for value in (*made.graph.input, *made.graph.output)} == {
+        TensorProto.FLOAT
+    }
     inner = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[form]
     casts = [onnx.helper.get_node_attr_value(node, "to") for node in made.graph.node if node.op_type == "Cast"]
     assert sorted(casts) == sorted([inner, TensorProto.FLOAT])
@@ -298,7 +324,7 @@ def test_nothing_to_quantize_is_said(make, model, precision):
 
 
 def test_an_operator_no_runtime_knows_is_named(make):
-    with pytest.raises(UnsupportedError, match="cannot prepare .*Strange"):
+    with pytest.raises(UnsupportedError, match=r"cannot prepare .*Strange"):
         make(models.unknown_operator(), format="fp32")
     assert make(models.unknown_operator(), format="as-is").ops["Strange"] == 1  # that is for the backend to refuse
 

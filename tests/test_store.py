@@ -55,6 +55,15 @@ def test_parts_lie_by_profile(tmp_path):
     assert pl.read_parquet(folder / "*.parquet").height == 2
 
 
+def test_compiled_forms_lie_beside_their_build(tmp_path):
+    blob = tmp_path / "engine.bin"
+    blob.write_bytes(b"compiled")
+    with RunDirectory.create(tmp_path / "run", RECORD) as directory:
+        directory.keep_compiled("abc", "options", blob)
+    assert (tmp_path / "run" / "builds" / "abc" / "compiled" / "options" / "engine.bin").read_bytes() == b"compiled"
+    assert files(tmp_path / "run" / "builds") == ["abc/compiled/options/engine.bin"]
+
+
 def test_what_only_a_resumed_run_needs_is_removed_at_the_end(tmp_path):
     with RunDirectory.create(tmp_path / "run", RECORD) as directory:
         for place in (directory.jobs / "1", directory.data, directory.build_folder("abc")):
@@ -87,7 +96,7 @@ def test_readers_never_see_half_a_file(tmp_path, monkeypatch):
 def test_another_run_is_left_alone(tmp_path):
     finished(tmp_path / "run")
     before = {name: (tmp_path / "run" / name).read_bytes() for name in files(tmp_path / "run")}
-    with pytest.raises(RunDirectoryError, match="holds a run; use --overwrite .*, --resume"):
+    with pytest.raises(RunDirectoryError, match=r"holds a run; use --overwrite .*, --resume"):
         finished(tmp_path / "run", {**RECORD, "seed": 1}, LARGE)
     assert {name: (tmp_path / "run" / name).read_bytes() for name in files(tmp_path / "run")} == before
 
@@ -133,7 +142,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, how):
 @pytest.mark.parametrize("place", ["file", "file/run", "x" * 300])
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(RunDirectoryError, match="is a file; name a folder|cannot be written: "):
+    with pytest.raises(RunDirectoryError, match=r"is a file; name a folder|cannot be written: "):
         finished(tmp_path / place)
     assert files(tmp_path) == ["file"]
 
@@ -214,6 +223,8 @@ def test_a_lock_alone_is_no_other_run(tmp_path):
 
 # Disks
 
+DISK_KIB = 128  # room for the small table, not for the large one
+
 
 def mount(*arguments):
     return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
@@ -221,12 +232,12 @@ def mount(*arguments):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 256 KiB."""
+    """A file system of `DISK_KIB`."""
     place = tmp_path / "disk"
     place.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("mounting a small file system takes root")
-    made = mount("-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place))
+    made = mount("-t", "tmpfs", "-o", f"size={DISK_KIB}k", "tmpfs", str(place))
     if made.returncode:
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     yield place
@@ -255,7 +266,7 @@ def test_a_full_disk_leaves_what_was_there(disk, write):
 
 
 def test_a_disk_full_from_the_start(disk):
-    (disk / "ballast").write_bytes(bytes(256 * 1024 - 4096))
+    (disk / "ballast").write_bytes(bytes((DISK_KIB - 4) * 1024))
     with pytest.raises(RunDirectoryError, match="the disk is full"):
         finished(disk / "run", {"state": "x" * 10**5})
     (disk / "ballast").unlink()

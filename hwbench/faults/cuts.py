@@ -111,7 +111,8 @@ class GraphCutter:
         """The quantized tensor a dequantized one comes from; other tensors are their own."""
         index = self._made_at.get(name)
         if index is not None and self._transparent(index) and name not in self.outputs:
-            return self.nodes[index].input[0]
+            source: str = self.nodes[index].input[0]
+            return source
         return name
 
     def first_use(self, initializer: str) -> int:
@@ -231,12 +232,11 @@ class GraphCutter:
 
     def _stored(self, name: str) -> onnx.TensorProto | None:
         """The stored tensor behind a constant or its dequantized form."""
-        if name in self.constants:
-            return self.constants[name]
         index = self._made_at.get(name)
-        if index is None or self.nodes[index].op_type != "DequantizeLinear":
-            return None
-        return self.constants.get(self.nodes[index].input[0])
+        if index is not None and self.nodes[index].op_type == "DequantizeLinear":
+            name = self.nodes[index].input[0]
+        found: onnx.TensorProto | None = self.constants.get(name)
+        return found
 
     def _transparent(self, index: int) -> bool:
         """Whether a node only dequantizes an activation: it is repeated for each consumer."""

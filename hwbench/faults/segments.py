@@ -16,13 +16,12 @@ LANES = 64
 CHECKPOINTS = 6
 
 
-def write_segments(model: onnx.ModelProto, layers: Sequence[Layer], cutter: GraphCutter, folder: Path, output: str) -> dict[str, Any]:
+def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, output: str) -> dict[str, Any]:
     """Cut a deployed graph for some of its layers.
 
     Args:
-        model: The deployed model.
+        cutter: The deployed graph.
         layers: The layers with faults, in graph order.
-        cutter: Its cuts.
         folder: Where the segments are written.
         output: The output that outcomes are told by.
 

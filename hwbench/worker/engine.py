@@ -1,9 +1,9 @@
 """Runs faults through the segments of a cut graph, so that each costs only what comes after it.
 
-For one chunk of inputs at a time the golden tensors are carried from layer to layer. A batch of faults in one layer is computed
-as lanes (one output channel a fault), put in place of the golden channels, and only the inputs on which something changed go on,
-through the rest of the graph up to the next checkpoint; there, those whose tensors equal the golden ones again are dropped: nothing
-that follows can tell them from the fault-free run.
+For one chunk of inputs at a time the golden tensors are carried from layer to layer. A batch of faults in one layer is
+computed as lanes (one output channel a fault), put in place of the golden channels, and only the inputs on which something
+changed go on, through the rest of the graph up to the next checkpoint; there, those whose tensors equal the golden ones again
+are dropped: nothing that follows can tell them from the fault-free run.
 """
 
 from __future__ import annotations
@@ -110,16 +110,21 @@ class Engine:
         self._x = {**self._here, **made}[layer.x]
         self._here = {name: {**self._here, **made}[name] for name in {*layer.cut, layer.out}}
 
-    def lanes(self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer) -> None:
+    def lanes(self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer) -> float:
         """Run a batch of at most ``layer.lanes // 2`` faults of one layer over the chunk.
 
         Args:
             layer: The layer, which `advance` has reached.
             faults: Faults in its parameters.
-            observe: Called with trial numbers ``[b]``, input indices ``[b]`` and outputs ``[b, ...]`` of the pairs whose output may
-                differ from the golden one; pairs it is never called with are masked.
+            observe: Called with trial numbers ``[b]``, input indices ``[b]`` and outputs ``[b, ...]`` of the pairs whose output
+                may differ from the golden one; pairs it is never called with are masked.
+
+        Returns:
+            How far the lanes' fault-free channels are from the layer's own, at most; 0 for integer builds.
         """
         faulty, golden = self._channels(layer, faults)
+        own = np.moveaxis(self._here[layer.out], layer.axis, 0)[[fault.channel for fault in faults]]
+        apart = float(np.max(np.abs(golden.astype(np.float64) - own), initial=0.0))
         changed = _differs(faulty, golden, leading=2)
         fault_index, input_index = np.nonzero(changed)
         for start in range(0, len(fault_index), self.pairs):
@@ -132,10 +137,7 @@ class Engine:
                 view[np.arange(len(some)), channels] = faulty[some, inputs]
             trials = np.array([faults[at].trial for at in some])
             self._finish(layer, state, trials, inputs, observe)
-
-    def suffix(self, session: Session, cut: Sequence[str], output: str) -> Array:
-        """The output of a suffix of the graph on the present golden tensors, for a fault that is in no lane."""
-        return self._call(session, {name: self._here[name] for name in cut}, [output])[output]
+        return apart
 
     def close(self) -> None:
         """Release all sessions."""
@@ -158,9 +160,7 @@ class Engine:
         made = np.moveaxis(self._call(session, {layer.x: x}, [layer.out])[layer.out], layer.axis, 0)
         return made[: len(faults)], made[len(faults) : 2 * len(faults)]
 
-    def _finish(
-        self, layer: LayerPlan, state: State, trials: Array, inputs: Array, observe: Observer
-    ) -> None:
+    def _finish(self, layer: LayerPlan, state: State, trials: Array, inputs: Array, observe: Observer) -> None:
         steps = [layer.rest, *self.chain[layer.checkpoint + 1 :]]
         for file, at in zip(steps, range(layer.checkpoint, len(self.checkpoints)), strict=True):
             names = self.checkpoints[at]

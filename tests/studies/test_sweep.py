@@ -59,7 +59,7 @@ def test_loss_and_figure_are_means_over_draws_and_inputs(make_case, make_result)
 def test_an_error_grows_by_what_the_faulty_build_does_worse(make_case, make_result):
     labels = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     case = make_case(labels=labels, task="regression")
-    off = {"a": labels + [1, -1, 1, -1, 1], "b": labels + [3, 3, -3, 3, 3]}
+    off = {"a": labels + np.array([1, -1, 1, -1, 1]), "b": labels + np.array([3, 3, -3, 3, 3])}
     result = make_result({"golden": labels, **off})
     sweep = gather(case, result, ["a", "b"])
     assert sweep.changed is None

@@ -37,7 +37,7 @@ class OnnxReferenceSession(Session):
 
     def _load_impl(self, source: ModelSource) -> None:
         model = onnx.load(source) if isinstance(source, Path) else onnx.load_model_from_string(source)
-        self._model = onnx.shape_inference.infer_shapes(model)  # what a copy exposes of its layers has no types yet
+        self._model = _typed(model)
         try:
             self._evaluator = ReferenceEvaluator(self._model, check_shape_annotations=self.options.check_shapes)
         except NotImplementedError as error:
@@ -85,6 +85,15 @@ def _coverage(node: onnx.NodeProto) -> NodeCoverage:
     standard = node.domain in ("", "ai.onnx")
     reason = "" if standard else f"the domain {node.domain} is not ONNX's"
     return NodeCoverage(node_name(node), node.op_type, standard, DEVICE if standard else "", reason)
+
+
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the types of all its outputs: hwbench asks for inner tensors as outputs by their names alone."""
+    outputs = list(model.graph.output)
+    del model.graph.output[:]  # inference leaves the types of outputs alone
+    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    model.graph.output.extend(known.get(value.name, value) for value in outputs)
+    return model
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -1,0 +1,171 @@
+"""The fault space of a deployed build: every stored bit, with the role its number plays."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from hwbench.errors import InputError
+from hwbench.faults import bits
+from hwbench.faults.cuts import GraphCutter
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Role = Literal["weight", "bias", "scale", "zero_point", "constant"]
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_MULTIPLIERS = frozenset(
+    {"Conv", "ConvTranspose", "MatMul", "Gemm", "ConvInteger", "MatMulInteger", "MatMulNBits", "LSTM", "GRU"}
+)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One initializer, or some of the bits of its elements.
+
+    Attributes:
+        name: Its name.
+        format: The numpy name of its element type.
+        elements: How many elements it has.
+        width: Stored bits of one element.
+        role: What its numbers are for.
+        op_type: The operator that reads it, behind any DequantizeLinear.
+        depth: How many layers come before that operator.
+        first_bit, last_bit: The bits of each element that belong to the space.
+    """
+
+    name: str
+    format: str
+    elements: int
+    width: int
+    role: Role
+    op_type: str
+    depth: int
+    first_bit: int
+    last_bit: int
+
+    @property
+    def per_element(self) -> int:
+        """Bits of each element that belong to the space."""
+        return self.last_bit - self.first_bit + 1
+
+    @property
+    def size(self) -> int:
+        """Bits that belong to the space."""
+        return self.elements * self.per_element
+
+
+@dataclass(frozen=True)
+class FaultSpace:
+    """Stored bits that faults can sit in.
+
+    Attributes:
+        tensors: In the order of the file.
+    """
+
+    tensors: tuple[StoredTensor, ...]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, stored: Mapping[str, Array]) -> FaultSpace:
+        """Every stored bit of a deployed model.
+
+        Args:
+            model: The deployed model.
+            stored: Its initializers, from `hwbench.worker.perturb.stored_initializers`.
+        """
+        cutter = GraphCutter(model)
+        depths = [layer.position for layer in cutter.layers]
+        tensors = []
+        for name, array in stored.items():
+            role, op_type = _role(cutter, name, array)
+            depth = bisect_right(depths, cutter.first_use(name) - 1)
+            width = bits.width(array.dtype)
+            tensors.append(StoredTensor(name, array.dtype.name, array.size, width, role, op_type, depth, 0, width - 1))
+        return cls(tuple(tensors))
+
+    @cached_property
+    def size(self) -> int:
+        """How many bits there are."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @cached_property
+    def _starts(self) -> Array:
+        return np.cumsum([0, *(tensor.size for tensor in self.tensors)])
+
+    def select(
+        self,
+        *,
+        tensors: str = "*",
+        ops: Collection[str] = (),
+        roles: Collection[str] = (),
+        depth: tuple[int, int] | None = None,
+        bit_range: tuple[int, int] | None = None,
+    ) -> FaultSpace:
+        """Part of the space.
+
+        Args:
+            tensors: Pattern of tensors' names, as in a shell.
+            ops: Operators; empty for all.
+            roles: Roles; empty for all.
+            depth: First and last number of layers before the operator.
+            bit_range: First and last bit of each element; elements with fewer bits keep what they have of them.
+
+        Raises:
+            InputError: Nothing is left.
+        """
+        low, high = bit_range or (0, 63)
+        chosen = [
+            replace(tensor, first_bit=low, last_bit=min(high, tensor.width - 1))
+            for tensor in self.tensors
+            if fnmatchcase(tensor.name, tensors)
+            and (not ops or tensor.op_type in ops)
+            and (not roles or tensor.role in roles)
+            and (depth is None or depth[0] <= tensor.depth <= depth[1])
+            and low < tensor.width
+        ]
+        if not chosen:
+            raise InputError(
+                "no stored bit is selected; widen the selection of tensors, operators, roles, depth or bits "
+                f"(the build has {len(self.tensors)} tensors, {self.size} bits)"
+            )
+        return FaultSpace(tuple(chosen))
+
+    def locate(self, positions: Array) -> tuple[Array, Array, Array]:
+        """Tensor index, element and bit of flat positions in the space, each ``[k]``."""
+        which = np.searchsorted(self._starts, positions, side="right") - 1
+        per = np.array([tensor.per_element for tensor in self.tensors])[which]
+        first = np.array([tensor.first_bit for tensor in self.tensors])[which]
+        elements, offset = np.divmod(positions - self._starts[which], per)
+        return which, elements, offset + first
+
+    def strata(self) -> Iterator[tuple[tuple[str, int], int]]:
+        """Each (tensor, bit position) and how many stored bits it has."""
+        for tensor in self.tensors:
+            for bit in range(tensor.first_bit, tensor.last_bit + 1):
+                yield (tensor.name, bit), tensor.elements
+
+
+def _role(cutter: GraphCutter, name: str, array: Array) -> tuple[Role, str]:
+    """What an initializer's numbers are for, and the operator they reach."""
+    node, place = next(iter(_readers(cutter, name)), (onnx.NodeProto(), 0))
+    own: Role | None = None
+    if node.op_type in _QUANTIZERS and place > 0:
+        own = "scale" if place == 1 else "zero_point"
+    if node.op_type == "DequantizeLinear":
+        node, place = next(iter(_readers(cutter, node.output[0])), (node, place))
+    if own is not None:
+        return own, node.op_type
+    if node.op_type in _MULTIPLIERS:
+        return ("weight" if place <= 1 else "bias"), node.op_type
+    if node.op_type == "Add" and bits.is_floating(array.dtype) and array.ndim == 1:
+        return "bias", node.op_type
+    return "constant", node.op_type
+
+
+def _readers(cutter: GraphCutter, name: str) -> Sequence[tuple[onnx.NodeProto, int]]:
+    return [(node, at) for node in cutter.nodes for at, read in enumerate(node.input) if read == name]

@@ -1,0 +1,108 @@
+"""Counts, for every trial, what became of each input: masked, silently wrong (SDC) or visibly so (DUE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hwbench.backend import Array
+from hwbench.topk import topk
+
+# n_inputs: inputs that count; n_changed: finite outputs whose answer changed; n_due: outputs that are not finite, or none at
+# all; n_top5: finite, and the golden answer is no longer among the five best; n_confidence_10, _20: finite, and the golden
+# answer lost more than 10 or 20 points of confidence; n_lost: right before, wrong now; n_won: the reverse.
+COLUMNS = ("n_inputs", "n_changed", "n_due", "n_top5", "n_confidence_10", "n_confidence_20", "n_lost", "n_won")
+_AT = {name: place for place, name in enumerate(COLUMNS)}
+
+
+class Outcomes:
+    """The counts of a shard of trials.
+
+    Args:
+        trials: How many trials.
+        outcome: ``{"kind": "top1"}`` or ``{"kind": "tolerance", "tolerance": t}``: the answer is the best class, or the output
+            within an absolute tolerance.
+        labels: ``[n]`` class numbers; None without labels.
+        only_correct: Whether only inputs count that are right when fault-free; needs labels.
+    """
+
+    def __init__(
+        self, trials: int, outcome: Mapping[str, Any], labels: Array | None, *, only_correct: bool = False
+    ) -> None:
+        self.counts = np.zeros((trials, len(COLUMNS)), dtype=np.int64)
+        self.max_abs_error = np.zeros(trials)
+        self._tolerance = outcome.get("tolerance")
+        self._labels = labels
+        self._only_correct = only_correct
+
+    def expect(self, trials: Array, start: int, golden: Array) -> None:
+        """Count a chunk's inputs for trials whose masked pairs will not be seen."""
+        self.counts[trials, _AT["n_inputs"]] += int(self._counted(np.arange(start, start + len(golden)), golden).sum())
+
+    def pairs(self, trials: Array, inputs: Array, outputs: Array, golden: Array) -> None:
+        """Count (trial, input) pairs.
+
+        Args:
+            trials: Trial of each pair, ``[b]``.
+            inputs: Input of each pair, counted over the whole data, ``[b]``.
+            outputs: Faulty output of each pair, ``[b, ...]``.
+            golden: Golden output of each pair, ``[b, ...]``.
+        """
+        kept = self._counted(inputs, golden)
+        trials, inputs, outputs, golden = trials[kept], inputs[kept], outputs[kept], golden[kept]
+        if not len(trials):
+            return
+        flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+        finite: np.ndarray[Any, np.dtype[np.bool_]] = np.isfinite(flat).all(axis=1)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(flat - golden.reshape(len(golden), -1)).max(axis=1)
+        np.maximum.at(self.max_abs_error, trials, np.where(finite, error, np.inf))
+        self._add("n_due", trials, np.logical_not(finite))
+        if self._tolerance is not None:
+            self._add("n_changed", trials, finite & (error > self._tolerance))
+            return
+        best, answer = topk(outputs, 1)[:, 0], topk(golden, 1)[:, 0]
+        self._add("n_changed", trials, finite & (best != answer))
+        self._add("n_top5", trials, finite & ~(topk(outputs, 5) == answer[:, None]).any(axis=1))
+        place = np.arange(len(answer))
+        confident = _confidence(golden)[place, answer]
+        with np.errstate(all="ignore"):
+            lost = confident - _confidence(outputs)[place, answer]
+        self._add("n_confidence_10", trials, finite & (lost > 0.10))
+        self._add("n_confidence_20", trials, finite & (lost > 0.20))
+        if self._labels is not None:
+            right, was_right = finite & (best == self._labels[inputs]), answer == self._labels[inputs]
+            self._add("n_lost", trials, was_right & ~right)
+            self._add("n_won", trials, right & ~was_right)
+
+    def lose(self, trial: int, inputs: Array, golden: Array) -> None:
+        """Count inputs of a trial whose faulty build could not be loaded or run."""
+        broken = np.full(golden.shape, np.nan)
+        self.pairs(np.full(len(inputs), trial), inputs, broken, golden)
+
+    def clear(self, trial: int) -> None:
+        """Forget a trial."""
+        self.counts[trial] = 0
+        self.max_abs_error[trial] = 0.0
+
+    def _counted(self, inputs: Array, golden: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if not self._only_correct or self._labels is None:
+            return np.ones(len(inputs), dtype=bool)
+        right: np.ndarray[Any, np.dtype[np.bool_]] = topk(golden, 1)[:, 0] == self._labels[inputs]
+        return right
+
+    def _add(self, column: str, trials: Array, which: Array) -> None:
+        np.add.at(self.counts[:, _AT[column]], trials[which], 1)
+
+
+def _confidence(outputs: Array) -> Array:
+    """Class probabilities: the outputs themselves where they are that already, else their softmax."""
+    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+    if (flat >= 0).all() and np.allclose(flat.sum(axis=1), 1.0, atol=1e-3):
+        return flat
+    with np.errstate(all="ignore"):
+        powers = np.exp(flat - flat.max(axis=1, keepdims=True))
+        probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

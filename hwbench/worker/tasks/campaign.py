@@ -1,0 +1,213 @@
+"""Task: run fault trials over all inputs and count what became of each (masked, SDC, DUE)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hwbench.backend import Array, Backend, Feeds, Session
+from hwbench.faults.fault import Fault, in_channel
+from hwbench.npy import NpyWriter, rows
+from hwbench.topk import topk
+from hwbench.worker.engine import Engine, LaneFault, LayerPlan
+from hwbench.worker.outcomes import Outcomes
+from hwbench.worker.perturb import stored_initializers
+from hwbench.worker.protocol import JobContext
+
+
+def run(job: JobContext) -> dict[str, Any]:
+    """Carry out a shard of trials.
+
+    Params:
+        model: Path of the deployed ONNX.
+        inputs, labels: ``.npy`` paths; labels may be empty.
+        n, chunk: How many inputs, and how many are held at a time.
+        output: The output that outcomes are told by.
+        outcome: ``{"kind": "top1"}``, or ``{"kind": "tolerance", "tolerance": t}`` for outputs that are no classifier's.
+        plan: Segments of the cut graph, from `hwbench.faults.segments`; empty for a full rebuild per trial.
+        faults: One ``[tensor, element, bit, kind, width, value]`` a trial.
+        exact: Whether the segmented golden output must equal the whole build's bit for bit (integer builds).
+        only_correct: Whether only inputs count that are right when fault-free.
+        batch: The batch size the graph is fixed to, or None.
+
+    Variants, if there are any, are trials to run one by one by a full rebuild, so that one that kills the worker costs itself.
+
+    Returns:
+        ``checks``: how the segmented golden output compares with the whole build's, before and after. Array ``counts``: int64,
+        one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Array ``max_abs_error``: float64 per trial.
+    """
+    faults = [Fault(*fault) for fault in job.params["faults"]]
+    campaign = _Campaign(job, faults)
+    if job.variants:
+        for name in job.variants:
+            job.start(name)
+            campaign.rebuilt([int(name)])
+            counts, error = campaign.outcomes.counts[int(name)], campaign.outcomes.max_abs_error[int(name)]
+            job.done(name, {"counts": counts.tolist(), "max_abs_error": float(error) if np.isfinite(error) else None})
+        return {}
+    checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": "asked for a full rebuild"}
+    campaign.rebuilt(campaign.left)
+    job.save("counts", campaign.outcomes.counts)
+    job.save("max_abs_error", campaign.outcomes.max_abs_error)
+    return {"checks": {**checks, "rebuilt": len(campaign.left)}}
+
+
+class _Campaign:
+    """The trials of one shard."""
+
+    def __init__(self, job: JobContext, faults: Sequence[Fault]) -> None:
+        self._job, self._faults = job, faults
+        params = job.params
+        self._model, self._output = Path(params["model"]), params["output"]
+        self._files = {name: Path(path) for name, path in params["inputs"].items()}
+        self._n, self._chunk = params["n"], params["chunk"]
+        self._backend: Backend = job.load_backend()
+        self._stored = stored_initializers(onnx.load(self._model))
+        labels = rows(Path(params["labels"]), 0, self._n) if params["labels"] else None
+        self.outcomes = Outcomes(len(faults), params["outcome"], labels, only_correct=params["only_correct"])
+        self.left = list(range(len(faults)))
+
+    def segmented(self) -> dict[str, Any]:
+        """Run every trial that lies in a lane through the engine, after proving that its golden output is the whole build's."""
+        plan = self._job.params["plan"]
+        layers = [LayerPlan(**layer) for layer in plan["layers"]]
+        engine = Engine(
+            self._backend,
+            self._job.options,
+            self._stored,
+            plan["checkpoints"],
+            plan["chain"],
+            self._job.params["batch"],
+        )
+        lanes, left = self._lanes(layers)
+        checks = {"segmented": True, "golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0}
+        first: Array | None = None
+        with self._backend.compile(self._model, self._job.options) as session, closing(engine):
+            for start, feeds in self._chunks():
+                golden = engine.start(feeds)
+                first = golden if first is None else first
+                whole = self._outputs(session, feeds)
+                if not self._agrees(checks, golden, whole):
+                    return {
+                        **checks,
+                        "segmented": False,
+                        "reason": "the segmented golden output is not the whole build's",
+                    }
+                for layer in layers:
+                    engine.advance(layer)
+                    self._layer(engine, layer, lanes.get(layer.out, []), start, golden, checks)
+            _, feeds = next(self._chunks())
+            checks["golden_restored"] = bool(first is not None and np.array_equal(engine.start(feeds), first))
+        self.left = left
+        return checks
+
+    def rebuilt(self, trials: Sequence[int]) -> None:
+        """Run trials by changing the whole build, one after the other."""
+        if not trials:
+            return
+        names = sorted({self._faults[trial].tensor for trial in trials})
+        with self._backend.compile(self._model, self._job.options, names) as session:
+            golden = self._golden_file(session)
+            for trial in trials:
+                self._rebuilt_trial(session, golden, trial)
+
+    def _rebuilt_trial(self, session: Session, golden: Path, trial: int) -> None:
+        fault = self._faults[trial]
+        self.outcomes.clear(trial)
+        session.update(fault.tensor, fault.apply(self._stored[fault.tensor]))
+        for start, feeds in self._chunks():
+            count = _count(feeds)
+            expected, inputs = rows(golden, start, start + count), np.arange(start, start + count)
+            self.outcomes.expect(np.array([trial]), start, expected)
+            try:
+                made = self._outputs(session, feeds)
+            except MemoryError:
+                raise
+            except Exception:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
+                self.outcomes.lose(trial, inputs, expected)
+            else:
+                self.outcomes.pairs(np.full(count, trial), inputs, made, expected)
+        session.update(fault.tensor, self._stored[fault.tensor])
+
+    def _layer(
+        self,
+        engine: Engine,
+        layer: LayerPlan,
+        faults: Sequence[LaneFault],
+        start: int,
+        golden: Array,
+        checks: dict[str, Any],
+    ) -> None:
+        """One chunk of one layer's trials."""
+        size = layer.lanes // 2
+        for first in range(0, len(faults), size):
+            batch = faults[first : first + size]
+            self.outcomes.expect(np.array([fault.trial for fault in batch]), start, golden)
+
+            def observe(trials: Array, inputs: Array, outputs: Array) -> None:
+                self.outcomes.pairs(trials, start + inputs, outputs, golden[inputs])
+
+            apart = engine.lanes(layer, batch, observe)
+            checks["lane_max_abs_diff"] = max(checks["lane_max_abs_diff"], apart)
+
+    def _lanes(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, list[LaneFault]], list[int]]:
+        """Trials by the layer in whose lanes they are, and those that are in none."""
+        homes = {name: layer for layer in layers if layer.lane for name in layer.parameters}
+        lanes: dict[str, list[LaneFault]] = {}
+        left = []
+        for trial, fault in enumerate(self._faults):
+            home = homes.get(fault.tensor)
+            array = self._stored[fault.tensor]
+            changed = in_channel(fault, array, home.parameters[fault.tensor]) if home else None
+            if home is None or changed is None:
+                left.append(trial)
+            else:
+                lanes.setdefault(home.out, []).append(LaneFault(trial, fault.tensor, *changed))
+        return lanes, left
+
+    def _agrees(self, checks: dict[str, Any], golden: Array, whole: Array) -> bool:
+        """Whether a chunk's segmented golden output gives the whole build's answers, bit for bit for integer builds."""
+        apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
+        checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
+        checks["golden_equal"] = checks["golden_equal"] and np.array_equal(golden, whole)
+        if self._job.params["exact"]:
+            return bool(checks["golden_equal"])
+        if self._job.params["outcome"]["kind"] == "top1":
+            return np.array_equal(topk(golden, 1), topk(whole, 1))
+        return bool(apart <= self._job.params["outcome"]["tolerance"])
+
+    def _golden_file(self, session: Session) -> Path:
+        writer: NpyWriter | None = None
+        for _, feeds in self._chunks():
+            made = self._outputs(session, feeds)
+            writer = writer or NpyWriter(self._job.folder, made.dtype, made.shape[1:])
+            writer.append(made)
+        if writer is None:
+            raise ValueError("a campaign needs at least one input")
+        return writer.close().path
+
+    def _outputs(self, session: Session, feeds: Feeds) -> Array:
+        """The output for a chunk, in batches of the size the graph is fixed to."""
+        count = _count(feeds)
+        size = self._job.params["batch"] or count
+        parts = []
+        for start in range(0, count, size):
+            part = {name: value[start : start + size] for name, value in feeds.items()}
+            short = size - _count(part)
+            full = {name: np.concatenate([value, np.repeat(value[-1:], short, axis=0)]) for name, value in part.items()}
+            parts.append(session.run(full)[self._output][: size - short])
+        return np.concatenate(parts)
+
+    def _chunks(self) -> Iterator[tuple[int, dict[str, Array]]]:
+        for start in range(0, self._n, self._chunk):
+            stop = min(start + self._chunk, self._n)
+            yield start, {name: rows(path, start, stop) for name, path in self._files.items()}
+
+
+def _count(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))

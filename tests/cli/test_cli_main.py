@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from shared_run import SETTINGS
+
+from hwbench import __version__, demo
+from hwbench.api import Run
+
+COMMANDS = ["demo", "run", "export", "build", "compare", "report", "profiles", "backends", "targets"]
+
+
+def test_version(hw):
+    ended = hw("--version")
+    assert (ended.code, ended.out) == (0, f"hwbench {__version__}\n")
+
+
+def test_help_lists_every_command(hw):
+    ended = hw("--help")
+    assert ended.code == 0
+    assert all(f"  {command}" in ended.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(hw, command):
+    ended = hw(command, "-h")
+    assert ended.code == 0
+    assert ended.out.startswith(f"Usage: hwbench {command} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run", "model.onnx", "--profile", "cpu-fp32"], "--profiles"),
+        (["run"], "Missing argument"),
+        (["run", "m.onnx", "--seed", "abc"], "--seed"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_a_hint(hw, arguments, said):
+    ended = hw(*arguments)
+    assert ended.code == 2
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_an_error_is_one_line_and_debug_adds_the_traceback(hw):
+    plain = hw("report", "nowhere")
+    assert plain.code == 2
+    assert plain.err == "error: nowhere: no run here (run.json is missing)\n"
+    debug = hw("--debug", "report", "nowhere")
+    assert debug.code == 2
+    assert "Traceback" in debug.err
+    assert debug.err.endswith(plain.err)
+
+
+def test_what_the_system_refuses_is_told_with_the_files_name(hw, shared):
+    ended = hw("report", shared.run.path, "-o", "/nonexistent/report.md")
+    assert ended.code == 2
+    assert ended.err == "error: /nonexistent/report.md: No such file or directory\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_with_130_and_what_is_finished_can_be_read(shared, tmp_path):
+    out, spec = tmp_path / "run", tmp_path / "study.toml"
+    settings = "".join(f"[settings.{name}]\n{_toml(values)}" for name, values in SETTINGS.items())
+    spec.write_text(
+        f'model = "{demo.MODEL}"\nprofiles = ["cpu-fp32", "cpu-int8"]\njobs = 1\n[data]\nsource = "{shared.data}"\n{settings}'
+    )
+    command = [sys.executable, "-m", "hwbench", "run", str(spec), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (out / "measurements.parquet").exists() or len(list(out.glob("jobs/*/done.json"))) < 4:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    run = Run.open(out)
+    assert run.record["state"] == "interrupted"
+    assert {"reference", "cpu-fp32"} <= set(run.table["profile"])
+    assert set(run.table["status"]) == {"ok"}
+
+
+def _toml(values: dict) -> str:
+    return "".join(f"{key} = {value}\n" for key, value in values.items())

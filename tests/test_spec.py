@@ -1,0 +1,145 @@
+"""Run specifications: from files, from arguments, and how mistakes are told."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwbench.errors import SpecError
+from hwbench.spec import RunSpec, load_spec, make_spec
+
+GIVEN = {"model": "m.onnx", "data": {"source": "d.npz"}, "profiles": ["cpu-fp32"]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def spec(text):
+        path = tmp_path / "specs" / "study.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return spec
+
+
+def test_defaults():
+    spec = make_spec(**GIVEN)
+    assert (spec.seed, spec.batch, spec.timeout_s, spec.studies, spec.settings) == (0, 64, 600.0, None, {})
+    assert spec.jobs == min(2, os.cpu_count())
+
+
+specs = st.fixed_dictionaries(
+    {
+        "model": st.text(),
+        "data": st.fixed_dictionaries({"source": st.text()}),
+        "profiles": st.lists(st.text(), min_size=1),
+    },
+    optional={
+        "reference": st.none() | st.text(),
+        "split_calibration": st.floats(0, 1, exclude_min=True, exclude_max=True),
+        "studies": st.none() | st.lists(st.text()),
+        "task": st.sampled_from([None, "classification", "regression", "embedding"]),
+        "batch": st.integers(1, 2**20),
+        "seed": st.integers(0, 2**63),
+        "timeout_s": st.floats(1e-3, 1e6),
+        "jobs": st.integers(1, 64),
+        "settings": st.dictionaries(st.text(), st.dictionaries(st.text(), st.integers() | st.text() | st.booleans())),
+    },
+)
+
+
+@given(specs)
+def test_a_spec_survives_its_record(content):
+    spec = make_spec(**content)
+    assert RunSpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": "x"}, "unknown key 'modle'. Did you mean 'model'"),
+        ({"data": {"source": "d", "lable": "y"}}, "unknown key 'data.lable'. Did you mean 'data.label'"),
+        (
+            {"calibration": {"source": "d", "lable": "y"}},
+            "unknown key 'calibration.lable'. Did you mean 'calibration.label'",
+        ),
+        (
+            {"data": {"source": "d", "preprocess": {"men": [0.5]}}},
+            "unknown key 'data.preprocess.men'. Did you mean 'data.preprocess.mean'",
+        ),
+        ({"data": {}}, "data.source: missing"),
+        ({"profiles": []}, "profiles: .*at least 1 item"),
+        ({"profiles": "cpu-fp32"}, "profiles: .*list, not 'cpu-fp32'"),
+        ({"batch": 0}, "batch: .*greater than 0, not 0"),
+        ({"seed": -1}, "seed: .*greater than or equal to 0, not -1"),
+        ({"seed": 1.5}, "seed: .*integer.*, not 1.5"),
+        ({"timeout_s": float("inf")}, "timeout_s: .*finite number, not inf"),
+        ({"timeout_s": float("nan")}, "timeout_s: .*, not nan"),
+        ({"split_calibration": 1.0}, "split_calibration: .*less than 1, not 1.0"),
+        ({"task": "clasification"}, "task: .*'classification', 'regression' or 'embedding', not 'clasification'"),
+        ({"settings": {"noise": 3}}, "settings.noise: .*dictionary, not 3"),
+        ({"calibration": {"source": "c"}, "split_calibration": 0.1}, "run: give calibration or split_calibration"),
+    ],
+)
+def test_mistakes_are_told_by_their_path(change, message):
+    with pytest.raises(SpecError, match=rf"^here: {message}"):
+        make_spec("here", **{**GIVEN, **change})
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(SpecError, match="model: missing; data: missing; profiles: missing"):
+        make_spec()
+
+
+def test_paths_in_a_file_are_relative_to_it(write, tmp_path):
+    path = write("""
+        model = "m.onnx"
+        reference = "../fp32.onnx"
+        data = "d.npz"
+        calibration = { source = "/absolute/c.npz" }
+        profiles = ["cpu-int8", "own.toml"]
+    """)
+    spec, folder = load_spec(path), tmp_path / "specs"
+    assert spec.model == str(folder / "m.onnx")
+    assert Path(spec.reference).resolve() == tmp_path / "fp32.onnx"
+    assert spec.data.source == str(folder / "d.npz")
+    assert spec.calibration.source == "/absolute/c.npz"
+    assert spec.profiles == ["cpu-int8", str(folder / "own.toml")]
+
+
+def test_callables_are_no_paths(write, tmp_path):
+    text = 'model = "m.onnx"\nprofiles = ["cpu-fp32"]\ndata = "%s"\n'
+    assert load_spec(write(text % "package.module:make")).data.source == "package.module:make"
+    (tmp_path / "specs" / "a:b.npz").touch()
+    assert load_spec(write(text % "a:b.npz")).data.source == str(tmp_path / "specs" / "a:b.npz")
+
+
+def test_arguments_replace_what_a_file_says(write):
+    path = write('model = "m.onnx"\nprofiles = ["cpu-fp32"]\nseed = 1\ndata = { source = "d.npz", label = "t" }\n')
+    spec = load_spec(path, seed=2, profiles=["cpu-int8"], data={"source": "other.npz"})
+    assert (spec.seed, spec.profiles, spec.data.source, spec.data.label) == (2, ["cpu-int8"], "other.npz", None)
+    assert spec.model.endswith("specs/m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = ", "not valid TOML"),
+        ("model = 3\nprofiles = 3\ndata = 3", "model: .*; data: .*; profiles: "),
+        ('model = "m"\nprofiles = [3]\ndata = "d"', r"profiles\.0: .*string, not 3"),
+    ],
+)
+def test_bad_files_are_named(write, text, message):
+    with pytest.raises(SpecError, match=rf"study\.toml: .*{message}|study\.toml: {message}"):
+        load_spec(write(text))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(SpecError, match=r"none\.toml: cannot be read: No such file"):
+        load_spec(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match=r"binary\.toml: not valid TOML"):
+        load_spec(tmp_path / "binary.toml")

@@ -1,0 +1,190 @@
+"""From figures and limits to verdicts, and from verdicts to an exit code."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwbench.profile import Accept, Profile, TargetSpec
+from hwbench.table import Row, condition
+from hwbench.verdict import RULES, Verdict, exit_code, judge
+
+LIMITED = {name for name in Accept.model_fields if name != "as_asked"}
+
+
+def profile(memory_mib=None, as_asked=False, **limits):
+    accept = Accept(as_asked=as_asked, **limits)
+    return Profile(name="p", backend="onnxruntime", accept=accept, target=TargetSpec(memory_mib=memory_mib))
+
+
+def row_for(rule, value, low=None, high=None, **more):
+    at = RULES[rule]
+    metric = "top1" if at.metric == "primary" else at.metric
+    return Row(at.study, metric, at.condition, value=value, ci_low=low, ci_high=high, profile="p", **more)
+
+
+def verdict_on(rule, limit, *rows):
+    (found,) = judge(profile(**{rule: limit}), rows, "top1")
+    return found
+
+
+# One rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit", "figure", "outcome"),
+    [
+        ("max_accuracy_drop", 0.01, (0.002, -0.003, 0.007), "pass"),
+        ("max_accuracy_drop", 0.01, (0.02, 0.011, 0.03), "fail"),
+        ("max_accuracy_drop", 0.01, (0.008, 0.002, 0.015), "inconclusive"),
+        ("max_accuracy_drop", 0.01, (0.005, 0.0, 0.01), "pass"),  # touching the limit is inside it
+        ("min_accuracy", 0.95, (0.97, 0.96, 0.98), "pass"),
+        ("min_accuracy", 0.95, (0.90, 0.88, 0.92), "fail"),
+        ("min_accuracy", 0.95, (0.95, 0.93, 0.97), "inconclusive"),
+        ("min_accuracy", 0.95, (0.97, 0.95, 0.98), "pass"),
+        ("max_model_mib", 2.0, (2.0 * 2**20, None, None), "pass"),
+        ("max_model_mib", 2.0, (2.0 * 2**20 + 1, None, None), "fail"),
+        ("max_p99_ms", 5.0, (4.0, 3.5, math.inf), "inconclusive"),
+        ("max_p99_ms", 5.0, (6.0, 5.5, math.inf), "fail"),
+        ("min_sqnr_db", 20.0, (math.inf, None, None), "pass"),
+        ("min_tolerated_ber", 1e-4, (0.0, None, None), "fail"),
+    ],
+)
+def test_the_whole_interval_decides(rule, limit, figure, outcome):
+    found = verdict_on(rule, limit, row_for(rule, *figure, unit="u", detail="d"))
+    assert found.outcome == outcome
+    assert (found.value, found.ci_low, found.ci_high, found.unit, found.detail) == (*figure, "u", "d")
+    assert found.limit == limit * RULES[rule].scale
+
+
+numbers = st.floats(-1e6, 1e6)
+
+
+@given(rule=st.sampled_from(sorted(LIMITED)), limit=numbers, ends=st.tuples(numbers, numbers, numbers).map(sorted))
+def test_outcomes_are_what_every_point_of_the_interval_says(rule, limit, ends):
+    low, value, high = ends
+    bound = limit * RULES[rule].scale
+    allowed = [point <= bound if RULES[rule].at_most else point >= bound for point in (low, high)]
+    expected = "pass" if all(allowed) else "inconclusive" if any(allowed) else "fail"
+    assert verdict_on(rule, limit, row_for(rule, value, low, high)).outcome == expected
+
+
+@given(rule=st.sampled_from(sorted(LIMITED)), limit=numbers, value=numbers)
+def test_exact_figures_are_never_inconclusive(rule, limit, value):
+    assert verdict_on(rule, limit, row_for(rule, value)).outcome in ("pass", "fail")
+
+
+@pytest.mark.parametrize(
+    ("rows", "detail"),
+    [
+        ([], "the study 'accuracy' gave no accuracy_drop in this run"),
+        ([row_for("min_accuracy", 0.9)], "the study 'accuracy' gave no accuracy_drop in this run"),
+        (
+            [row_for("max_accuracy_drop", None, status="unavailable", detail="there are no labels")],
+            "there are no labels",
+        ),
+        ([Row("accuracy", "status", status="crash", detail="died of SIGSEGV")], "died of SIGSEGV"),
+        ([row_for("max_accuracy_drop", math.nan, math.nan, math.nan)], "the study 'accuracy' gave no accuracy_drop"),
+        ([replace(row_for("max_accuracy_drop", 0.0), condition='{"ber": 0.1}')], "gave no accuracy_drop"),
+    ],
+)
+def test_a_rule_without_a_figure_is_unavailable(rows, detail):
+    found = verdict_on("max_accuracy_drop", 0.01, *rows)
+    assert (found.outcome, found.value) == ("unavailable", None)
+    assert detail in found.detail
+
+
+def test_every_limit_of_a_profile_has_its_rule():
+    assert set(RULES) == LIMITED
+    found = judge(profile(**dict.fromkeys(LIMITED, 1.0)), [], "top1")
+    assert [verdict.rule for verdict in found] == list(RULES)
+    assert judge(profile(), [row_for("min_accuracy", 0.1)], "top1") == []
+
+
+def test_the_primary_metric_is_the_runs_own():
+    rows = [Row("accuracy", "r2", value=0.9), Row("accuracy", "top1", value=0.1)]
+    (found,) = judge(profile(min_accuracy=0.5), rows, "r2")
+    assert (found.metric, found.outcome) == ("r2", "pass")
+
+
+def test_latency_rules_are_about_one_sample_at_a_time():
+    rows = [
+        Row("latency", "p99_ms", condition(batch=8), value=80.0),
+        Row("latency", "p99_ms", condition(batch=1), value=4.0),
+    ]
+    assert verdict_on("max_p99_ms", 5.0, *rows).outcome == "pass"
+
+
+# Rules without a limit
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(1.0, "pass"), (0.99, "fail"), (None, "unavailable")])
+def test_a_build_must_run_as_asked(share, outcome):
+    rows = [Row("coverage", "nodes_as_asked", value=share, detail="conv1 ran on the CPU")] if share is not None else []
+    (found,) = judge(profile(as_asked=True), rows, "top1")
+    assert (found.rule, found.outcome) == ("as_asked", outcome)
+    if share is not None:
+        assert found.detail == "conv1 ran on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("ok", "pass"),
+        ("oom", "fail"),
+        ("timeout", "unavailable"),
+        ("unavailable", "unavailable"),
+        (None, "unavailable"),
+    ],
+)
+def test_a_build_must_fit_the_memory_of_its_target(status, outcome):
+    at = condition(cap_mib=64)
+    figure = Row("memory", "peak_mib", at, value=50.0 if status == "ok" else None, status=status or "ok", detail="why")
+    uncapped = Row("memory", "peak_mib", value=90.0)
+    (found,) = judge(profile(memory_mib=64), [uncapped, *([figure] if status else [])], "top1")
+    assert (found.rule, found.outcome, found.limit, found.unit) == ("fits_memory", outcome, 64.0, "MiB")
+    assert found.condition == at
+    assert found.value == (50.0 if status == "ok" else None)
+    assert found.detail == ("why" if status else "the study 'memory' made no run under the cap")
+
+
+# Exit codes
+
+
+def said(*outcomes):
+    return [Verdict("p", "rule", outcome, 1.0, "s", "m") for outcome in outcomes]
+
+
+def ended(*statuses, name="p"):
+    return [Row("s", "m", status=status, profile=name) for status in statuses]
+
+
+GONE = ended("unavailable", "unavailable", name="gone")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rows", "how", "code"),
+    [
+        (["pass"], ended("ok"), {}, 0),
+        (["pass", "unavailable", "inconclusive"], ended("ok", "unavailable", "skipped"), {}, 0),
+        ([], [], {}, 0),
+        (["pass"], ended("ok") + GONE, {}, 0),
+        (["pass"], ended("ok") + GONE, {"required": ["p"]}, 0),
+        (["pass"], ended("ok", "unavailable"), {"strict": True, "required": ["p"]}, 0),
+        (["fail"], ended("ok"), {}, 1),
+        *((["pass"], ended("ok", status), {}, 1) for status in ("error", "timeout", "oom", "crash")),
+        (["pass"], ended("ok") + GONE, {"required": ["gone"]}, 3),
+        (["pass"], ended("ok"), {"required": ["never-run"]}, 3),
+        (["pass"], ended("ok") + GONE, {"strict": True}, 3),
+        (["pass", "inconclusive"], ended("ok"), {"strict": True}, 4),
+        # Precedence: 1, then 3, then 4
+        (["fail", "inconclusive"], ended("ok") + GONE, {"strict": True, "required": ["gone"]}, 1),
+        (["inconclusive"], ended("ok", "crash") + GONE, {"strict": True, "required": ["gone"]}, 1),
+        (["inconclusive"], ended("ok") + GONE, {"strict": True}, 3),
+        (["inconclusive"], ended("ok") + GONE, {"strict": True, "required": ["gone"]}, 3),
+    ],
+)
+def test_exit_codes_and_their_precedence(outcomes, rows, how, code):
+    assert exit_code(iter(said(*outcomes)), iter(rows), **how) == code
