@@ -26,8 +26,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What times or weighs processes runs after the rest, with nothing beside it.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --dist loadfile --benchmark-disable
+	$(BIN)/python -m pytest -m alone
 
 clean:
 	rm -rf .venv dist build

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.dataset import Dataset
-from hwbench.errors import JobError, RunDirectoryError, UnavailableError
+from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
 from hwbench.model import MAX_IR_VERSION, MAX_OPSET, Model
 from hwbench.profile import Precision
 from hwbench.quantize import quantizer_versions
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import REFUSED, Job, JobResult
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
@@ -159,6 +159,8 @@ def _make(recipe: Recipe, work: Path, run_job: Callable[[Job, Path], JobResult])
     result = run_job(recipe.job(), work / "job")
     if result.status == "unavailable":
         raise UnavailableError(result.detail)
+    if result.data.get(REFUSED):
+        raise ModelError(result.detail)
     if not result.ok:
         raise JobError(f"making the {recipe.precision.format} build ended in {result.status}: {result.detail}")
     made = work / "build"

@@ -63,6 +63,7 @@ class Prepared:
             batch=self.model.batch or self.reference.batch or self.spec.batch,
             seed=self.spec.seed,
             timeout_s=self.spec.timeout_s,
+            work=self.work,
         )
 
     def recipe(self, profile: Profile, model: Model) -> Recipe:

@@ -137,7 +137,8 @@ def try_reference(prepared: Prepared) -> dict[str, JobResult]:
     results = {key: target.run(job, prepared.work / key) for key, job in jobs.items()}
     for result in results.values():
         if not result.ok:
-            raise ModelError(f"{path}: the reference does not run on ONNX Runtime's CPU provider: {result.detail}")
+            why = result.detail.replace(str(build.model.resolve()), str(path))  # the user knows their own file
+            raise ModelError(f"{path}: the reference does not run on ONNX Runtime's CPU provider: {why}")
     return results
 
 
@@ -202,16 +203,20 @@ class _Run:
         for profile in self.prepared.profiles:
             self._rows[profile.name] = {name: [] for name in self.prepared.studies}
             self._plan_profile(profile, reference)
-        wanted = {job.key: job for plan in self._plans for job in plan.jobs.values() if job.key not in self._results}
-        self.progress.plan(len(wanted))
         self._analyse_ready()
-        self._carry_out_together([job for job in wanted.values() if not job.exclusive])
-        for job in (job for job in wanted.values() if job.exclusive):
-            self.progress.step(_title(job, self._plans))
-            self._job(job)
-            self.progress.advance()
-            self._analyse_ready()
-        self._analyse_ready()
+        while wanted := self._wanted():
+            self.progress.plan(len(wanted))
+            self._carry_out_together([job for job in wanted if not job.exclusive])
+            for job in (job for job in wanted if job.exclusive):
+                self.progress.step(_title(job, self._plans))
+                self._job(job)
+                self.progress.advance()
+                self._analyse_ready()
+
+    def _wanted(self) -> list[Job]:
+        """The jobs that are planned and not done."""
+        planned = {job.key: job for plan in self._plans for job in plan.jobs.values()}
+        return [job for key, job in planned.items() if key not in self._results]
 
     def save(self, state: str) -> None:
         """Bring table and ``run.json`` up to date, so that whatever happens next, what is finished can be read."""
@@ -284,9 +289,13 @@ class _Run:
                 raise
 
     def _analyse_ready(self) -> None:
-        """Analyse every study whose jobs are all done, and save what that gives."""
+        """Analyse every study whose jobs are all done and which asks for no more of them, and save what that gives."""
         ready = [plan for plan in self._plans if all(job.key in self._results for job in plan.jobs.values())]
         for plan in ready:
+            more = plan.study.extend(plan.case, plan.settings, self._results_of(plan))
+            if more:
+                self._plans[self._plans.index(plan)] = replace(plan, jobs={**plan.jobs, **more})
+                continue
             self._plans.remove(plan)
             self._analyse(plan)
             name = plan.case.profile.name
@@ -294,8 +303,11 @@ class _Run:
                 self.progress.note(name, self.record["profiles"][name]["status"])
                 self.save("running")
 
+    def _results_of(self, plan: _Plan) -> dict[str, JobResult]:
+        return {label: self._results[job.key] for label, job in plan.jobs.items()}
+
     def _analyse(self, plan: _Plan) -> None:
-        results = {label: self._results[job.key] for label, job in plan.jobs.items()}
+        results = self._results_of(plan)
         analysis = plan.study.measure(plan.case, plan.settings, results)
         subject = plan.case.subject
         for file in analysis.files:

@@ -112,7 +112,7 @@ def exit_code(
         verdicts: All verdicts.
         rows: All rows.
         required: Profiles that must be available.
-        strict: Whether inconclusive verdicts, and unavailable profiles, count.
+        strict: Whether inconclusive verdicts, and unavailable profiles and rules, count.
     """
     verdicts, rows = list(verdicts), list(rows)
     if any(verdict.outcome == "fail" for verdict in verdicts):
@@ -120,7 +120,8 @@ def exit_code(
     if any(row.status in ("error", "timeout", "oom", "crash") for row in rows):
         return 1
     usable = {row.profile for row in rows if row.status == "ok"}
-    if set(required) - usable or (strict and {row.profile for row in rows} - usable):
+    missing = {row.profile for row in rows} - usable or any(verdict.outcome == "unavailable" for verdict in verdicts)
+    if set(required) - usable or (strict and missing):
         return 3
     if strict and any(verdict.outcome == "inconclusive" for verdict in verdicts):
         return 4

@@ -82,7 +82,6 @@ def counted():
         ({"format": "int4"}, {"format": "int4", "per_channel": False, "weights": "u8"}),
         (
             {"format": "int8", "quantizer": "nncf"},
-            {"format": "int8", "quantizer": "nncf", "quantize_bias": False, "calibration": {"method": "entropy"}},
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_the_verdicts_have_the_present_fields(run):
 
 def test_the_reports_can_be_made_again_from_it(run, tmp_path):
     again = run.report(tmp_path / "report.md").read_text()
-    assert again == (FOLDER / "report.md").read_text()
+    assert again == (FOLDER / "report.md").read_text(), "views changed: hwbench report results/reference"
     for profile in profile_names():
         assert profile in (FOLDER / "report.html").read_text()
 

@@ -45,7 +45,9 @@ class LiveProgress:
 
     def plan(self, jobs: int) -> None:
         """So many jobs are to be done."""
-        self._task = self._bar.add_task("", total=jobs)
+        if self._task is None:
+            self._task = self._bar.add_task("", total=0)
+        self._bar.update(self._task, total=(self._bar.tasks[self._task].total or 0) + jobs)
 
     def step(self, text: str) -> None:
         """Something begins, or has just ended."""

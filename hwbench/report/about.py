@@ -23,6 +23,11 @@ METHODS = {
     "operating system.",
     "bit_flips": "Each stored bit has one uniform number per draw and flips where that lies below the rate, so that "
     "error sets are nested and shared between profiles. Intervals are bootstrapped over draws and inputs.",
+    "faults": "One fault at a time in the stored numbers of the deployed build, run over the inputs and compared with the "
+    "fault-free output. Rates are over (fault, input) pairs; their intervals are clustered by fault.",
+    "memory_errors": "Simulated chips whose cells fail at a supply voltage, or at a failure-in-time rate over hours; what "
+    "fails at one voltage fails at every lower one. Protection decodes each word as its code would. Energy follows V².",
+    "worst_case": "A search for the flips that hurt most. What it finds is a bound from one side: fewer flips may do.",
     "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped; the same draw serves every "
     "strength and build.",
 }

@@ -75,13 +75,23 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a report."""
+    """One section of a report.
+
+    Attributes:
+        title: Its heading.
+        intro: What was done, in a sentence or two.
+        charts: The charts.
+        tables: The tables under the charts.
+        notes: What remains to be said, under the tables.
+        first: Tables above the charts: the figures that the section is read for.
+    """
 
     title: str
     intro: str
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    first: tuple[Table, ...] = ()
 
 
 def figure_cell(row: Row | None, detail: bool = True) -> Cell:

@@ -55,28 +55,22 @@ def lines(
         y_title: The vertical axis's title.
         level: A horizontal line to compare with, e.g. the reference's figure without faults.
     """
-    base = alt.Chart().encode(x=x, color=_colour(profiles))
+    base = alt.Chart().encode(x=x, color=colour(profiles))
     scale = alt.Scale(zero=False, nice=True)
     band = base.mark_area().encode(
-        y=alt.Y("low:Q", scale=scale, title=y_title), y2="high:Q", opacity=_opacity(0.16, 0.03)
+        y=alt.Y("low:Q", scale=scale, title=y_title), y2="high:Q", opacity=opacity(0.16, 0.03)
     )
     band = band.transform_filter("isValid(datum.low) && isValid(datum.high)")
     line = base.mark_line(strokeWidth=2).encode(
-        y=alt.Y("value:Q", scale=scale, title=y_title), strokeDash=_dash(profiles), opacity=_opacity(1, 0.12)
+        y=alt.Y("value:Q", scale=scale, title=y_title), strokeDash=_dash(profiles), opacity=opacity(1, 0.12)
     )
     dots = base.mark_point(filled=True, size=46).encode(
         y=alt.Y("value:Q", scale=scale, title=y_title),
-        shape=_shape(profiles),
-        opacity=_opacity(1, 0.12),
+        shape=shape(profiles),
+        opacity=opacity(1, 0.12),
         tooltip=_INTERVAL,
     )
-    layers: list[Any] = [band, line, dots]
-    if level is not None and math.isfinite(level):
-        rule = (
-            alt.Chart(_data([{"level": level}])).mark_rule(strokeDash=[2, 3], color="var(--ink-2)").encode(y="level:Q")
-        )
-        layers.insert(0, rule)
-    return finish(layers, points, HEIGHT)
+    return finish([*reference_rule(level), band, line, dots], points, HEIGHT)
 
 
 def scatter(
@@ -107,7 +101,7 @@ def scatter(
         alt.Tooltip("x_text:N", title="Latency"),
         alt.Tooltip("y_text:N", title="Accuracy"),
     ]
-    base = alt.Chart().encode(color=_colour(profiles), opacity=_opacity(1, 0.15))
+    base = alt.Chart().encode(color=colour(profiles), opacity=opacity(1, 0.15))
     front = (
         alt.Chart()
         .transform_filter("datum.front")
@@ -124,7 +118,7 @@ def scatter(
         .encode(x=x("x"), y=y("y_low"), y2="y_high:Q")
         .transform_filter("isValid(datum.y_low)")
     )
-    dots = base.mark_point(filled=True, size=110).encode(x=x("x"), y=y("y"), shape=_shape(profiles), tooltip=tips)
+    dots = base.mark_point(filled=True, size=110).encode(x=x("x"), y=y("y"), shape=shape(profiles), tooltip=tips)
     return finish([front, wide, tall, dots], points, HEIGHT + 40)
 
 
@@ -143,10 +137,10 @@ def bars(points: Sequence[dict[str, Any]], profiles: Sequence[str], title: str) 
     base = alt.Chart().encode(y=y, tooltip=tips)
     axis = alt.Axis(tickCount=5)
     whole = base.mark_bar(height={"band": 0.62}).encode(
-        x=alt.X("value:Q", title=title, axis=axis), color=_colour(profiles), opacity=_opacity(0.4, 0.08)
+        x=alt.X("value:Q", title=title, axis=axis), color=colour(profiles), opacity=opacity(0.4, 0.08)
     )
     part = base.mark_bar(height={"band": 0.62}).encode(
-        x=alt.X("part:Q", title=title), color=_colour(profiles), opacity=_opacity(1, 0.12)
+        x=alt.X("part:Q", title=title), color=colour(profiles), opacity=opacity(1, 0.12)
     )
     cap = base.mark_tick(thickness=2.5, height={"band": 0.9}, color="var(--ink)").encode(x=alt.X("cap:Q", title=title))
     layers = [
@@ -170,6 +164,13 @@ def finish(layers: Sequence[Any], points: Sequence[dict[str, Any]], height: int)
     return spec
 
 
+def reference_rule(level: float | None) -> list[alt.Chart]:
+    """A dotted horizontal line to compare with; none without a level."""
+    if level is None or not math.isfinite(level):
+        return []
+    return [alt.Chart(_data([{"level": level}])).mark_rule(strokeDash=[2, 3], color="var(--ink-2)").encode(y="level:Q")]
+
+
 def log_x(title: str, settings_: Sequence[float]) -> alt.X:
     """A logarithmic axis labelled with powers of ten."""
     first, last = math.floor(math.log10(min(settings_)) + 1e-9), math.ceil(math.log10(max(settings_)) - 1e-9)
@@ -182,9 +183,11 @@ def log_x(title: str, settings_: Sequence[float]) -> alt.X:
     )
 
 
-def linear_x(title: str) -> alt.X:
-    """A linear axis that need not start at zero."""
-    return alt.X("x:Q", title=title, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, tickCount=6))
+def linear_x(title: str, whole: bool = False) -> alt.X:
+    """A linear axis that need not start at zero; ``whole`` keeps its ticks to whole numbers."""
+    ticks = {"tickMinStep": 1} if whole else {}
+    axis = alt.Axis(grid=False, tickCount=6, **ticks)
+    return alt.X("x:Q", title=title, scale=alt.Scale(zero=False, nice=False), axis=axis)
 
 
 def _data(points: Sequence[dict[str, Any]]) -> alt.Data:
@@ -195,7 +198,8 @@ def _domain(profiles: Sequence[str], what: int) -> alt.Scale:
     return alt.Scale(domain=list(profiles), range=[style(place)[what] for place in range(len(profiles))])
 
 
-def _colour(profiles: Sequence[str]) -> alt.Color:
+def colour(profiles: Sequence[str]) -> alt.Color:
+    """Each profile's colour; the page has the legend."""
     return alt.Color("profile:N", scale=_domain(profiles, 0), legend=None)
 
 
@@ -203,9 +207,11 @@ def _dash(profiles: Sequence[str]) -> alt.StrokeDash:
     return alt.StrokeDash("profile:N", scale=_domain(profiles, 1), legend=None)
 
 
-def _shape(profiles: Sequence[str]) -> alt.Shape:
+def shape(profiles: Sequence[str]) -> alt.Shape:
+    """Each profile's symbol."""
     return alt.Shape("profile:N", scale=_domain(profiles, 2), legend=None)
 
 
-def _opacity(normal: float, faded: float) -> Any:
+def opacity(normal: float, faded: float) -> Any:
+    """How much a profile stands out: ``normal``, or ``faded`` while the legend brings another one forward."""
     return alt.when("focus === null || datum.profile === focus").then(alt.value(normal)).otherwise(alt.value(faded))

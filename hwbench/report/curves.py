@@ -24,6 +24,13 @@ def curve(view: View, study: str, metric: str, key: str, axis: str, title: str, 
         caption: How to read it.
     """
     found = [(setting, row) for setting, row in view.sweep(study, metric, key) if row.profile in view.profiles]
+    return curve_of(view, found, metric, axis, title, caption)
+
+
+def curve_of(
+    view: View, found: list[tuple[float, Row]], metric: str, axis: str, title: str, caption: str
+) -> Chart | None:
+    """The curve of given figures, each with its setting; other arguments as in `curve`."""
     if not found:
         return None
     positive = [setting for setting, _ in found if setting > 0]
@@ -31,8 +38,9 @@ def curve(view: View, study: str, metric: str, key: str, axis: str, title: str, 
         bool(positive) and min(setting for setting, _ in found) >= 0 and max(positive) / min(positive) >= _LOG_SPAN
     )
     points = [charts.point(row, x=setting) for setting, row in found if setting > 0 or not logarithmic]
-    across = charts.log_x(axis, positive) if logarithmic else charts.linear_x(axis)
-    spec = charts.lines(points, view.profiles, across, metric_title(metric), _without(view, metric))
+    whole = all(setting.is_integer() for setting, _ in found)
+    across = charts.log_x(axis, positive) if logarithmic else charts.linear_x(axis, whole)
+    spec = charts.lines(points, view.profiles, across, metric_title(metric), without_faults(view, metric))
     profiles = drawn((row for _, row in found), view)
     return Chart(title, spec, profiles, caption, _figures(found, profiles, axis))
 
@@ -46,7 +54,7 @@ def _figures(found: list[tuple[float, Row]], profiles: tuple[str, ...], axis: st
     return Table((axis, *profiles), body, "Figures drawn", folded=True)
 
 
-def _without(view: View, metric: str) -> float | None:
+def without_faults(view: View, metric: str) -> float | None:
     """The reference's figure under no condition, to compare the curves with."""
     row = view.row(REFERENCE, "accuracy", metric)
     return row.value if row is not None and row.status == "ok" else None

@@ -14,7 +14,7 @@ from hwbench.report.view import ProfileOutcome, View, settings
 from hwbench.table import Row
 
 LISTED = 20
-_APART = frozenset({"class", "tensor", "node"})
+_APART = frozenset({"class", "tensor", "node", "bit"})
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ METRIC_TITLES = {
     "tolerated_ber": "Tolerated bit error rate",
     "sdc_rate": "SDC rate",
     "due_rate": "DUE rate",
+    "energy": "Relative energy",
+    "storage_overhead": "Storage overhead",
+    "corrected": "Corrected",
+    "detected": "Detected",
+    "miscorrected": "Miscorrected",
+    "flips_needed": "Flips needed",
 }
 _CONDITION_TITLES = {
     "ber": "bit error rate",
@@ -47,6 +53,9 @@ _CONDITION_TITLES = {
     "impulse_rate": "impulse rate",
     "weight_sigma": "weight σ",
     "cap_mib": "cap (MiB)",
+    "voltage": "V/Vmin",
+    "fit": "FIT per Mbit",
+    "flips": "targeted flips",
 }
 
 

@@ -83,6 +83,8 @@ def _joined(parts: Iterable[str]) -> str:
 
 def _section(section: Section) -> list[str]:
     blocks = [f"## {escape(section.title)}", escape(section.intro)]
+    for table in section.first:
+        blocks += [f"### {escape(table.title)}" if table.title else "", _table(table)]
     for chart in section.charts:
         blocks += [f"### {escape(chart.title)}", escape(chart.caption), _table(chart.figures)]
     for table in section.tables:

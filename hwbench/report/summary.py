@@ -32,6 +32,9 @@ _COMPARED = (
     ("memory", "peak_mib"),
     ("memory", "model_bytes"),
     ("bit_flips", "tolerated_ber"),
+    ("faults", "sdc_rate"),
+    ("faults", "due_rate"),
+    ("worst_case", "flips_needed"),
     ("fidelity", "sqnr_db"),
 )
 _TELLING = frozenset({"latency", "throughput", "fidelity"})  # studies whose details belong beside the figure

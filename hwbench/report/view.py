@@ -112,6 +112,16 @@ class View:
         order = {name: place for place, name in enumerate((REFERENCE, *self.profiles))}
         return sorted(found, key=lambda pair: (order.get(pair[1].profile, -1), pair[0]))
 
+    def where(self, study: str, metric: str, *keys: str) -> list[tuple[Mapping[str, Any], Row]]:
+        """A metric's figures whose condition has exactly these keys, with that condition, in the table's order."""
+        wanted = frozenset(keys)
+        return [
+            (setting, row)
+            for row in self.rows
+            if row.study == study and row.metric == metric and row.status == "ok" and row.value is not None
+            and row.profile in self.profiles and (setting := settings(row.condition)).keys() == wanted
+        ]  # fmt: skip
+
     def rules(self, profile: str) -> list[Verdict]:
         """The verdicts of a profile."""
         return [verdict for verdict in self.verdicts if verdict.profile == profile]

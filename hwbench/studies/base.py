@@ -94,6 +94,7 @@ class Case:
         batch: Inputs per run where accuracy is measured.
         seed: The run's seed.
         timeout_s: Wall time after which a job is killed.
+        work: A folder for what a study writes for its jobs.
     """
 
     profile: Profile
@@ -107,6 +108,7 @@ class Case:
     batch: int
     seed: int
     timeout_s: float
+    work: Path
 
     @property
     def input_files(self) -> dict[str, str]:
@@ -186,6 +188,10 @@ class Study(ABC):
     @abstractmethod
     def analyse(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Analysis:
         """Rows from the results of `plan`'s jobs, all of which ended ok but those `tolerated` names."""
+
+    def extend(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Further jobs, decided on by the results so far; none when there is enough to analyse."""
+        return {}
 
     def tolerated(self) -> frozenset[str]:
         """Labels of jobs whose bad end is itself a result."""

@@ -13,11 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hwbench.errors import HwbenchError, UnavailableError, UnsupportedError
+from hwbench.errors import HwbenchError, InputError, UnavailableError, UnsupportedError
 from hwbench.telemetry import silence_telemetry
 from hwbench.worker.protocol import (
     JOB_FILE,
     PROTOCOL,
+    REFUSED,
     RESULT_FILE,
     JobContext,
     JobStatus,
@@ -73,6 +74,8 @@ def carry_out(reference: str, context: JobContext) -> tuple[JobStatus, Mapping[s
         return "ok", task(context), ""
     except (UnavailableError, UnsupportedError) as error:
         return "unavailable", {}, str(error)
+    except InputError as error:
+        return "error", {REFUSED: True}, str(error)
     except HwbenchError as error:
         return "error", {}, str(error)
     except MemoryError as error:

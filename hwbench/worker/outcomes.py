@@ -55,7 +55,7 @@ class Outcomes:
         if not len(trials):
             return
         flat = outputs.reshape(len(outputs), -1).astype(np.float64)
-        finite: np.ndarray[Any, np.dtype[np.bool_]] = np.isfinite(flat).all(axis=1)
+        finite: np.ndarray[Any, np.dtype[np.bool_]] = np.all(np.isfinite(flat), axis=1)
         with np.errstate(invalid="ignore"):
             error = np.abs(flat - golden.reshape(len(golden), -1)).max(axis=1)
         np.maximum.at(self.max_abs_error, trials, np.where(finite, error, np.inf))

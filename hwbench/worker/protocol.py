@@ -19,6 +19,8 @@ PROTOCOL = 1
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 DONE_FILE = "done.json"
+# In the data of a job that ended in error: what the user gave was refused, rather than something broken.
+REFUSED = "refused"
 PROGRESS_FILE = "progress.jsonl"
 
 # What the language, the C++ library, the C library and the runtimes say when memory is short.

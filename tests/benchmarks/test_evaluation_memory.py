@@ -14,7 +14,7 @@ import pytest
 from models import make_model
 from onnx import helper
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 SMALL, LARGE, WITHIN_MIB = 1_000, 50_000, 64
 EVALUATE = "hwbench.worker.tasks.evaluate:run"
 

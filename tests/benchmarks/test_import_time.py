@@ -14,7 +14,6 @@ from time import perf_counter
 
 import pytest
 
-pytestmark = pytest.mark.alone
 ROUNDS = 15
 HELP = "import sys; from hwbench.cli import main; sys.argv = ['hwbench', '--help']; main()"
 PROGRAMS = {"nothing": "pass", "numpy": "import numpy", "import hwbench": "import hwbench", "hwbench --help": HELP}

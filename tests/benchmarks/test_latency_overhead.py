@@ -24,7 +24,6 @@ from hwbench.targets import open_target
 from hwbench.worker.protocol import Job
 from hwbench.worker.tasks.latency import time_runs, uncollected
 
-pytestmark = pytest.mark.alone
 TOLERANCE = 0.03
 BACKEND = "hwbench_onnxruntime:OnnxRuntimeBackend"
 OPTIONS = {"intra_op_threads": 1}

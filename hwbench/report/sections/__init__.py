@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Protocol
 
 from hwbench.report.blocks import Section
-from hwbench.report.sections import bit_flips, coverage, memory, noise, other, tradeoff
+from hwbench.report.sections import (
+    bit_flips,
+    coverage,
+    faults,
+    memory,
+    memory_errors,
+    noise,
+    other,
+    tradeoff,
+    worst_case,
+)
 from hwbench.report.view import View
 
 
@@ -25,7 +35,9 @@ class SectionModule(Protocol):
         """The section, or None if it does not apply."""
 
 
-MODULES: tuple[SectionModule, ...] = (tradeoff, bit_flips, noise, memory, coverage)
+MODULES: tuple[SectionModule, ...] = (
+    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, memory, coverage,
+)  # fmt: skip
 
 
 def sections(view: View) -> list[Section]:
