@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "memory": {"runs": 5},
     "fidelity": {"layers": 4, "layer_inputs": 16},
 }
+STUDIES = ("coverage", "accuracy", *SETTINGS)
 TIMING = ("latency", "throughput", "memory")
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -79,6 +80,7 @@ def make_shared_run(base: Path) -> SharedRun:
         data={"source": str(data)},
         calibration={"source": str(demo.CALIBRATION)},
         profiles=PROFILES,
+        studies=list(STUDIES),
         out=folder / "run",
         seed=SEED,
         settings=SETTINGS,

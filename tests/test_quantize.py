@@ -316,7 +316,7 @@ def activation_only():
         (activation_only, {"format": "fp16"}),
         (activation_only, {"format": "bf16"}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # str would hold an address, another in every process
 )
 def test_nothing_to_quantize_is_said(make, model, precision):
     with pytest.raises(UnavailableError, match=f"nothing to quantize: .* takes {precision['format']}"):

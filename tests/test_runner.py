@@ -16,7 +16,7 @@ import pytest
 from models import make_model, mlp, small_cnn, static_int8
 from onnx import TensorProto, helper
 from polars.testing import assert_frame_equal
-from shared_run import bare_outputs, figures, some_digits
+from shared_run import STUDIES, bare_outputs, figures, some_digits
 
 import hwbench
 from hwbench import demo
@@ -316,6 +316,7 @@ def test_a_transformer_of_ids_and_mask(tmp_path):
         model,
         data=tmp_path / "data.npz",
         profiles=["cpu-int8", "openvino-int8"],
+        studies=list(STUDIES),
         settings={"bit_flips": BIT_FLIPS, "noise": NOISE, "latency": {"samples": 50}, "throughput": {"seconds": 0.01}},
         out=tmp_path / "run",
     )

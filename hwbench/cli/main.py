@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hwbench import __version__
-from hwbench.cli import backends, build, compare, demo, export, profiles, report, run, targets
+from hwbench.cli import backends, build, compare, demo, export, faults, profiles, report, run, targets
 from hwbench.errors import HwbenchError, JobError
 
 INTERRUPTED = 130
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, run, export, build, compare, report, profiles, backends, targets):
+for module in (demo, run, export, build, faults, compare, report, profiles, backends, targets):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

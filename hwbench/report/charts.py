@@ -185,8 +185,7 @@ def log_x(title: str, settings_: Sequence[float]) -> alt.X:
 
 def linear_x(title: str, whole: bool = False) -> alt.X:
     """A linear axis that need not start at zero; ``whole`` keeps its ticks to whole numbers."""
-    ticks = {"tickMinStep": 1} if whole else {}
-    axis = alt.Axis(grid=False, tickCount=6, **ticks)
+    axis = alt.Axis(grid=False, tickCount=6, tickMinStep=1 if whole else alt.Undefined)
     return alt.X("x:Q", title=title, scale=alt.Scale(zero=False, nice=False), axis=axis)
 
 

@@ -7,10 +7,14 @@ kind                  setting    effect
 ====================  =========  ============================================================================
 ``golden``                       nothing
 ``bit_errors``        ``rate``   every stored bit of every initializer flips with this probability
+``memory_errors``     ``rate``   stored bits fail as on a simulated chip, behind a protection (see below)
 ``weight_noise``      ``sigma``  Gaussian noise on stored weights, relative to the tensor's or format's range
 ``gaussian_input``    ``snr_db`` Gaussian noise on floating inputs, at this signal-to-noise ratio per sample
 ``impulse_input``     ``rate``   elements of floating inputs become the sample's minimum or maximum
 ====================  =========  ============================================================================
+
+``memory_errors`` also takes ``asymmetry`` and ``columns`` (`hwbench.faults.memory`), ``protections`` and ``uncorrectable``
+(`hwbench.faults.storage`). Its draw is a chip; with none of them its cells fail exactly as under ``bit_errors``.
 
 A random number belongs to (kind, seed, draw, tensor, position) alone: not to the setting, the build, the batch size or
 other tensors. So error sets are nested in the rate, and settings and builds compare on the same draw.
@@ -31,12 +35,15 @@ from onnx import numpy_helper
 
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.faults import bits
+from hwbench.faults.error_rates import MAX_RATE
+from hwbench.faults.memory import Chip, Columns, Memory
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Variant = Mapping[str, Any]
 ErrorBits = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-WEIGHT_KINDS = frozenset({"bit_errors", "weight_noise"})
+WEIGHT_KINDS = frozenset({"bit_errors", "memory_errors", "weight_noise"})
+RATE_KINDS = frozenset({"bit_errors", "memory_errors"})
 INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
 KINDS = WEIGHT_KINDS | INPUT_KINDS | {"golden"}
 
@@ -53,10 +60,14 @@ class Changes:
     Attributes:
         tensors: New content of those that differ from the build's own.
         n_faults: Flipped bits, or under weight noise the elements that differ.
+        memory: What the memory reports (`hwbench.faults.memory.Readout.report`); empty under other kinds.
+        halted: Whether an error that the memory could not correct stops whoever reads it.
     """
 
-    tensors: dict[str, Array] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = field(default_factory=dict)
     n_faults: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    halted: bool = False
 
 
 class WeightPerturber:
@@ -75,6 +86,7 @@ class WeightPerturber:
         self.weights = dict(weight_widths(tensors) if weights is None else weights)
         self._cached: tuple[int, int, float] | None = None
         self._errors: dict[str, ErrorBits] = {}
+        self._memory = Memory(self.tensors)
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto) -> WeightPerturber:
@@ -87,7 +99,7 @@ class WeightPerturber:
 
         Args:
             variant: The JSON object described above.
-            max_rate: The highest rate that will be asked of this draw of bit errors, so that it is drawn once.
+            max_rate: The highest rate that will be asked of this draw of bit or memory errors, so that it is drawn once.
 
         Raises:
             InputError: The variant is malformed.
@@ -95,6 +107,8 @@ class WeightPerturber:
         match _kind(variant):
             case "bit_errors":
                 return self._bit_errors(variant, max_rate)
+            case "memory_errors":
+                return self._memory_errors(variant, max_rate)
             case "weight_noise":
                 return self._weight_noise(variant)
             case _:
@@ -119,6 +133,14 @@ class WeightPerturber:
                 for name, tensor in self.tensors.items()
             }
             self._cached = (seed, draw, rate)
+
+    def _memory_errors(self, variant: Variant, max_rate: float) -> Changes:
+        rate = _number(variant, "rate", 0.0, MAX_RATE)
+        columns = variant.get("columns")
+        chip = Chip(*_draw(variant), variant.get("asymmetry", 0.0), Columns(**columns) if columns else None)
+        how = variant.get("protections", ()), variant.get("uncorrectable", "zero")
+        read = self._memory.read(chip, rate, *how, max_rate=min(max_rate, MAX_RATE))
+        return Changes(read.tensors, read.n_faults, read.report, read.halted)
 
     def _weight_noise(self, variant: Variant) -> Changes:
         sigma = _number(variant, "sigma", 0.0, math.inf)

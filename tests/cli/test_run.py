@@ -9,6 +9,7 @@ import pytest
 from models import saved, small_cnn, unknown_operator
 
 from hwbench.api import Run
+from hwbench.report.summary import rule_title
 
 FIGURES = ["--studies", "accuracy,coverage", "--quiet"]
 
@@ -40,7 +41,7 @@ def test_a_run_writes_every_view_and_shows_its_verdicts(finished):
         assert (out / name).is_file()
     assert not (out / "jobs").exists()
     assert "cpu-fp32" in ended.out
-    assert "max accuracy drop" in ended.out
+    assert rule_title("max_accuracy_drop") in ended.out
     assert f"report: {out / 'report.html'}" in ended.out
 
 
@@ -124,7 +125,7 @@ def test_a_rule_that_fails_exits_with_1(hw, model, data, tmp_path):
         tmp_path / "r",
     )
     assert ended.code == 1
-    assert "max model mib" in ended.out
+    assert rule_title("max_model_mib") in ended.out
 
 
 def test_a_required_profile_that_is_unavailable_exits_with_3(hw, finished, model, data):
@@ -159,7 +160,7 @@ def test_an_inconclusive_verdict_exits_with_4_under_strict(hw, model, data, tmp_
         "--profiles",
         "cpu-int8",
         "--studies",
-        "accuracy",
+        "accuracy,coverage",
         "-q",
         "-o",
         tmp_path / "r",

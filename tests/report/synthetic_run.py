@@ -25,6 +25,15 @@ UNAVAILABLE = "gpu-tensorrt-int8"
 REASON = "no NVIDIA driver: libcuda.so.1 cannot be loaded"
 HINT = "install the NVIDIA driver, then: pip install 'hwbench-ml[tensorrt]'"
 N = 1000
+TENSORS = {
+    "cpu-fp32": (HOSTILE, "conv1.weight", "conv1.bias", "classifier.weight"),
+    "cpu-int8": tuple(
+        f"/features/features.{layer}/conv/conv.0/{name}"
+        for layer in range(12)
+        for name in ("weight_quantized", "weight_scale", "bias_quantized")
+    ),
+}
+VOLTAGES = (0.75, 0.792, 0.833, 0.875, 0.917, 0.958, 1.0)
 
 
 def _wilson(share: float, n: int = N) -> dict[str, Any]:
@@ -163,6 +172,69 @@ def _robustness(top1: float, half: float) -> list[Row]:
     return rows
 
 
+def _faults(name: str) -> list[Row]:
+    tensors, exact = TENSORS.get(name, ()), name == "cpu-fp32"
+    if not tensors:
+        return []
+    rows = [
+        Row("faults", "sdc_rate", **_wilson(0.0123, 4000)),
+        Row("faults", "due_rate", **_wilson(0.004 if exact else 0.0, 4000)),
+        Row("faults", "accuracy_drop", **_around(0.0041, 0.3, 4000, "ratio")),
+    ]
+    rows += [
+        Row("faults", "sdc_rate", condition(margin=margin), **_wilson(share, 4000))
+        for margin, share in (("top5", 0.002), ("confidence_10", 0.009), ("confidence_20", 0.006))
+    ]
+    for place, role in enumerate(("weight", "scale", "bias")):
+        rows.append(Row("faults", "sdc_rate", condition(role=role), **_wilson(0.01 * (1 + place), 1000)))
+        rows.append(Row("faults", "due_rate", condition(role=role), **_wilson(0.0, 1000)))
+    forms = {"fp32": 32} if exact else {"int8": 8, "fp32": 32}
+    for form, width in forms.items():
+        for bit in range(width):
+            share = 0.4 * 2.0 ** (0.8 * (bit - width + 1))
+            rows.append(Row("faults", "sdc_rate", condition(bit=bit, format=form), **_wilson(share, 500)))
+            due = 0.3 if (form, bit) == ("fp32", 30) else 0.0
+            rows.append(Row("faults", "due_rate", condition(bit=bit, format=form), **_wilson(due, 500)))
+    for place, tensor in enumerate(tensors):
+        width = 8 if tensor.endswith("weight_quantized") else 32
+        share = (0.02 if width == 8 else 0.12) / (1 + place)
+        rows.append(
+            Row("faults", "sdc_rate", condition(tensor=tensor), detail="Conv", **_wilson(share, 60 + 9 * place))
+        )
+        rows.append(Row("faults", "due_rate", condition(tensor=tensor), **_wilson(0.0, 60 + 9 * place)))
+        for bit in range(width):
+            at, here = condition(tensor=tensor, bit=bit), min(1.0, 8 * share * 2.0 ** (0.7 * (bit - width + 1)))
+            rows.append(Row("faults", "sdc_rate", at, **_wilson(here, 4 + place)))
+    return rows
+
+
+def _memory_errors(top1: float) -> list[Row]:
+    rows = []
+    for protection, factor in ((None, 1.0), ("secded_72_64", 0.1), ("parity", 0.5)):
+        by = {"protection": protection} if protection else {}
+        if protection:
+            rows.append(Row("memory_errors", "storage_overhead", condition(**by), value=0.125, unit="ratio"))
+        settings = [({"voltage": v}, 0.8 * math.exp(-40 * (v - 0.75))) for v in VOLTAGES]
+        for setting, harm in (*settings, ({"fit": 50_000, "hours": 8760}, 0.02)):
+            at, kept = condition(**setting, **by), top1 - factor * harm
+            rows.append(Row("memory_errors", "top1", at, **_around(kept, 0.02, 20_000, "ratio")))
+            rows.append(Row("memory_errors", "accuracy_drop", at, **_around(top1 - kept, 0.1, 20_000, "ratio")))
+            if "voltage" in setting:
+                energy = setting["voltage"] ** 2 * (1.125 if protection else 1.0)
+                rows.append(Row("memory_errors", "energy", at, value=energy, unit="ratio"))
+            for metric, count in (("corrected", 812.5), ("detected", 31.2), ("miscorrected", 1.4)) if by else ():
+                rows.append(Row("memory_errors", metric, at, value=count * harm, unit="count", n=20))
+    return rows
+
+
+def _worst_case(top1: float, flips: int) -> list[Row]:
+    rows = [Row("worst_case", "top1", condition(flips=k), **_wilson(max(0.1, top1 * 0.8**k))) for k in range(flips + 1)]
+    return [
+        *rows,
+        Row("worst_case", "flips_needed", value=float(flips), unit="count", detail="until chance: top1 <= 0.1"),
+    ]
+
+
 def _coverage(name: str) -> list[Row]:
     astray = [HOSTILE, "/classifier/MatMul"] if name == "cpu-int4" else []
     rows = [Row("coverage", "nodes_as_asked", value=1 - len(astray) / 15, unit="ratio", n=15)]
@@ -190,6 +262,9 @@ def make_rows() -> list[Row]:
             *_speed(p50),
             *_memory(name, peak, size),
             *_robustness(top1, half),
+            *_faults(name),
+            *(_memory_errors(top1) if name == "cpu-int8" else ()),
+            *(_worst_case(top1, 4 if name == "cpu-fp32" else 12) if name in TENSORS else ()),
         ]
         rows += [replace(row, profile=name, build=f"{abs(hash(size)):012x}") for row in mine]
     for study, metric in (
@@ -198,6 +273,7 @@ def make_rows() -> list[Row]:
         ("latency", "p50_ms"),
         ("memory", "peak_mib"),
         ("bit_flips", "top1"),
+        ("faults", "sdc_rate"),
     ):
         rows.append(Row(study, metric, status="unavailable", detail=REASON, profile=UNAVAILABLE))
     rows.append(

@@ -103,9 +103,7 @@ def _heat_map(view: View, profile: str, worst: list[str], cut: str, named: str) 
     shown = [tensor for tensor in cells if tensor in listed]
     if not shown:
         return
-    points = [
-        _point(row, tensor) | {"bit": bit} for tensor in shown for bit, row in sorted(cells[tensor].items())
-    ]
+    points = [_point(row, tensor) | {"bit": bit} for tensor in shown for bit, row in sorted(cells[tensor].items())]
     bits = range(max(point["bit"] for point in points) + 1)
     body = tuple((Cell(tensor), *(_counted(cells[tensor].get(bit)) for bit in bits)) for tensor in shown)
     where = f"{cut}; the others are in measurements.parquet." if cut else ""

@@ -13,7 +13,7 @@ import onnx
 from hwbench.backend import Array, Feeds, Session
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
-from hwbench.worker.perturb import INPUT_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
+from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
 from hwbench.worker.protocol import JobContext
 
 TOP = 5
@@ -36,7 +36,7 @@ def run(job: JobContext) -> dict[str, Any]:
     Returns:
         ``restored``: whether the golden output recomputed at the end was the same, bit for bit (where stored numbers were
         changed). Per variant: ``arrays``, one name per output; ``n_faults``; ``failed``, why, where the runtime refused the
-        faulty build.
+        faulty build or the memory stopped it; ``memory``, what the memory reports, under memory errors.
     """
     variants: Mapping[str, Mapping[str, Any]] = job.params["variants"]
     source = Path(job.params["model"])
@@ -64,7 +64,7 @@ class _Evaluation:
         self._changed: set[str] = set()
         self._inputs = InputPerturber()
         self._chunk: tuple[int, dict[str, Array]] | None = None
-        rates = [variant["rate"] for variant in job.params["variants"].values() if variant["kind"] == "bit_errors"]
+        rates = [variant["rate"] for variant in job.params["variants"].values() if variant["kind"] in RATE_KINDS]
         self._max_rate = max(rates, default=0.0)
         self._known: dict[tuple[int, ...], list[str]] = {}
 
@@ -86,20 +86,27 @@ class _Evaluation:
 
     def _faulty(self, variant: Mapping[str, Any], weights: WeightPerturber) -> dict[str, Any]:
         changes = weights.changes(variant, self._max_rate)
-        # Error sets of a draw are nested, so an equal number of faults is the same set and gives the same outputs.
+        record: dict[str, Any] = {
+            "n_faults": changes.n_faults,
+            **({"memory": changes.memory} if changes.memory else {}),
+        }
+        if changes.halted:
+            return {**record, "arrays": [], "failed": "the memory reported an error that it could not correct"}
+        # Error sets of a draw are nested, so an equal number of faults is the same set and gives the same outputs. What a
+        # protection leaves of them is not nested, but none is none.
         same = (variant["draw"], changes.n_faults) if changes.n_faults else ()
-        if variant["kind"] == "bit_errors" and same in self._known:
-            return {"n_faults": changes.n_faults, "arrays": self._known[same]}
+        if same in self._known and (variant["kind"] == "bit_errors" or not same):
+            return {**record, "arrays": self._known[same]}
         try:
             self._update(changes.tensors)
             arrays = self._run(variant)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
-            return {"n_faults": changes.n_faults, "arrays": [], "failed": f"{type(error).__name__}: {error}"[:300]}
+            return {**record, "arrays": [], "failed": f"{type(error).__name__}: {error}"[:300]}
         if variant["kind"] == "bit_errors":
             self._known[same] = arrays
-        return {"n_faults": changes.n_faults, "arrays": arrays}
+        return {**record, "arrays": arrays}
 
     def _run(self, variant: Mapping[str, Any]) -> list[str]:
         top = self._job.params["keep"] == "top"

@@ -1,0 +1,101 @@
+"""``hwbench faults``: a fault campaign on one profile's deployed build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwbench.cli.options import Json, Out, Overwrite, Quiet, Resume, listed
+from hwbench.cli.run import carry_out, show
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="The ONNX file.")],
+    data: Annotated[str, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")],
+    profile: Annotated[str, typer.Option(help="A profile's name or path.")],
+    trials: Annotated[int | None, typer.Option(help="Single-bit flips, drawn uniformly over the stored bits.")] = None,
+    confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
+    faults: Annotated[str | None, typer.Option(help="A CSV list to replay: tensor, element, bit, kind.")] = None,
+    kind: Annotated[str, typer.Option(help="flip, stuck_at_0, stuck_at_1, burst or random_value.")] = "flip",
+    width: Annotated[int, typer.Option(help="Bits of a burst.")] = 1,
+    tensors: Annotated[str, typer.Option(help="Pattern of initializers' names.")] = "*",
+    ops: Annotated[str | None, typer.Option(help="Operators, separated by commas.")] = None,
+    roles: Annotated[
+        str | None, typer.Option(help="weight, bias, scale, zero_point, constant; separated by commas.")
+    ] = None,
+    bits: Annotated[str | None, typer.Option(help="First and last bit of each element, e.g. 24-31.")] = None,
+    only_correct: Annotated[bool, typer.Option(help="Count only inputs that are right when fault-free.")] = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="For outputs that are no classifier's: the error that counts.")
+    ] = None,
+    segmented: Annotated[
+        bool, typer.Option(help="Run only what comes after a fault, or a full rebuild per trial.")
+    ] = True,
+    calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Flip stored bits of the deployed build, one fault a trial, and tell which of them change an answer.
+
+    Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the whole
+    build's before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the end.
+    """
+    from hwbench.spec import make_spec
+
+    settings: dict[str, Any] = {
+        "trials": trials,
+        "confidence": confidence,
+        "faults": faults,
+        "kind": kind,
+        "width": width,
+        "tensors": tensors,
+        "ops": listed(ops),
+        "roles": listed(roles),
+        "bits": bit_range(bits),
+        "only_correct": only_correct,
+        "tolerance": tolerance,
+        "segmented": segmented,
+    }
+    given = {
+        "calibration": None if calibration is None else {"source": calibration},
+        "reference": reference,
+        "jobs": jobs,
+    }
+    spec = make_spec(
+        "faults",
+        model=model,
+        data={"source": data},
+        profiles=[profile],
+        studies=["accuracy", "faults"],
+        seed=seed,
+        settings={"faults": {key: value for key, value in settings.items() if value is not None}},
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    place = out if out is not None else Path("results") / f"{Path(model).stem}-faults"
+    finished = carry_out(spec, place, overwrite=overwrite, resume=resume, quiet=quiet)
+    show(finished, as_json=as_json)
+    raise typer.Exit(finished.exit_code())
+
+
+def bit_range(text: str | None) -> tuple[int, int] | None:
+    """A range of bits, ``first-last`` or one number.
+
+    Raises:
+        InputError: Another form.
+    """
+    if text is None:
+        return None
+    first, dash, last = text.partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()):
+        from hwbench.errors import InputError
+
+        raise InputError(f"--bits {text!r} is not of the form FIRST-LAST, e.g. 24-31")
+    return int(first), int(last) if dash else int(first)
