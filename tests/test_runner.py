@@ -306,6 +306,7 @@ def test_a_metric_of_the_users_own(tmp_path, monkeypatch):
     assert rows_of(run, "cpu-int8", "accuracy")["margin", "{}"] == pytest.approx((ranked[:, -1] - ranked[:, -2]).mean())
 
 
+@pytest.mark.slow
 def test_a_transformer_of_ids_and_mask(tmp_path):
     model = transformer(tmp_path / "model.onnx")
     generator = np.random.default_rng(0)
@@ -330,6 +331,7 @@ def test_a_transformer_of_ids_and_mask(tmp_path):
         assert any("tensor" in row.condition for row in others if row.study == "fidelity")
 
 
+@pytest.mark.slow
 def test_a_graph_of_a_fixed_batch_is_fed_whole_batches(tmp_path):
     model = mlp()
     for value in (*model.graph.input, *model.graph.output):

@@ -55,6 +55,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Key:
+    """An entry of a chart's own legend, beside that of the profiles.
+
+    Attributes:
+        text: What it stands for.
+        shade: The colour of an area, as CSS; empty for a line.
+        dash: The dashes and gaps of a line.
+    """
+
+    text: str
+    shade: str = ""
+    dash: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart with the figures it draws.
 
@@ -64,6 +79,7 @@ class Chart:
         profiles: The profiles drawn, for the legend.
         caption: How to read it.
         figures: The figures drawn, for readers of paper, Markdown and screen readers.
+        keys: What shades or dashes stand for.
     """
 
     title: str
@@ -71,6 +87,7 @@ class Chart:
     profiles: tuple[str, ...]
     caption: str
     figures: Table
+    keys: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True)

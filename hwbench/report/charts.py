@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -151,12 +151,21 @@ def bars(points: Sequence[dict[str, Any]], profiles: Sequence[str], title: str) 
     return finish(layers, points, 34 * len(points) + 10)
 
 
-def finish(layers: Sequence[Any], points: Sequence[dict[str, Any]], height: int) -> dict[str, Any]:
-    """Layers over the same points, as wide as the page allows, with the parameter that the legend sets."""
+def finish(
+    layers: Sequence[Any], points: Sequence[dict[str, Any]], height: int, fit: Literal["fit", "fit-x"] = "fit"
+) -> dict[str, Any]:
+    """Layers over the same points, as wide as the page allows, with the parameter that the legend sets.
+
+    Args:
+        layers: The layers.
+        points: The data they share.
+        height: In pixels.
+        fit: Whether the height is that of the whole chart (``"fit"``) or that within the axes (``"fit-x"``).
+    """
     focused = (
         alt.layer(*layers, data=_data(points))
         .add_params(alt.param(name="focus", value=None))
-        .properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+        .properties(width="container", height=height, autosize=alt.AutoSizeParams(type=fit, contains="padding"))
     )
     spec: dict[str, Any] = focused.to_dict()
     spec.pop("$schema", None)

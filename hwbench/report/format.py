@@ -45,7 +45,12 @@ METRIC_TITLES = {
     "corrected": "Corrected",
     "detected": "Detected",
     "miscorrected": "Miscorrected",
+    "undetected": "Undetected",
+    "drop_avoided": "Drop avoided",
     "flips_needed": "Flips needed",
+    "golden_max_abs_diff": "Golden output, largest difference",
+    "verified_trials": "Trials run again",
+    "rebuilt_trials": "Trials by full rebuild",
 }
 _CONDITION_TITLES = {
     "ber": "bit error rate",

@@ -17,6 +17,7 @@ import vl_convert
 from markupsafe import Markup
 
 from hwbench.report import about, summary
+from hwbench.report.blocks import Key
 from hwbench.report.charts import style
 from hwbench.report.details import details
 from hwbench.report.format import plain
@@ -93,6 +94,20 @@ def swatch(view: View, profile: str) -> Markup:
     return Markup(svg)  # noqa: S704  # only our own constants
 
 
+def key_swatch(key: Key) -> Markup:
+    """An entry of a chart's own legend, as a small drawing: a shaded box or a dashed line."""
+    if key.shade:
+        drawing = Markup(
+            '<svg class="swatch" viewBox="0 0 24 12" aria-hidden="true"><path d="M4 0H20V12H4z" fill="{}"/></svg>'
+        )
+        return drawing.format(key.shade)
+    drawing = Markup(
+        '<svg class="swatch" viewBox="0 0 24 12" aria-hidden="true" stroke="var(--ink)" fill="none">'
+        '<path d="M0 6H24" stroke-width="2" stroke-dasharray="{}"/></svg>'
+    )
+    return drawing.format(" ".join(map(str, key.dash)) if any(key.dash[1:2]) else "none")
+
+
 def _digest(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
@@ -114,7 +129,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals["swatch"] = swatch
+    environment.globals |= {"swatch": swatch, "key_swatch": key_swatch}
     environment.finalize = lambda value: (
         plain(value) if type(value) is str else value
     )  # Markup is ours and stays as it is

@@ -7,11 +7,12 @@ from typing import Any
 
 import altair as alt
 
+from hwbench.report.blocks import Key
 from hwbench.report.charts import colour, finish, opacity, reference_rule, shape
 
 _UPPER, _GAP, _LOWER = 215, 46, 78
 _TITLE_ABOVE = 14  # as far above its panel as the page's style puts the titles of vertical axes
-_DASHES = ([1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4], [4, 2, 1, 2])
+_DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 4), (4, 2, 1, 2))
 
 
 def two_panels(
@@ -31,20 +32,19 @@ def two_panels(
         upper: Made by `hwbench.report.charts.point`, with ``x`` and ``variant``.
         lower: The same, without intervals; none, and the upper panel takes the whole height.
         profiles: Every profile of the run.
-        variants: What the dashes stand for; a single one needs no legend.
+        variants: What the dashes stand for.
         titles: Of the horizontal axis, the upper panel and the lower one.
         level: A horizontal line in the upper panel to compare with.
     """
     across, above, below = titles
     foot = _UPPER + _GAP + _LOWER
     x = alt.X("x:Q", title=across, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(grid=False, tickCount=6))
-    ink = {"labelColor": "var(--ink-2)", "symbolStrokeColor": "var(--ink-2)", "symbolType": "stroke", "symbolSize": 500}
     dash = alt.StrokeDash(
         "variant:N",
-        scale=alt.Scale(domain=list(variants), range=[_DASHES[place % len(_DASHES)] for place in range(len(variants))]),
-        legend=alt.Legend(title=None, orient="top", columns=2, labelLimit=220, **ink) if len(variants) > 1 else None,
+        scale=alt.Scale(domain=list(variants), range=[list(key.dash) for key in keys(variants)]),
+        legend=None,
     )
-    looks = {"x": x, "color": colour(profiles), "detail": "variant:N"}
+    looks: dict[str, Any] = {"x": x, "color": colour(profiles), "detail": "variant:N"}
 
     def panel(name: str, y: alt.Y, size: int) -> list[alt.Chart]:
         base = alt.Chart().transform_filter(f"datum.panel === '{name}'").encode(**looks)
@@ -64,7 +64,12 @@ def two_panels(
         energy = alt.Scale(zero=True, nice=True, range=[foot, _UPPER + _GAP])
         layers.append(alt.layer(*panel("lower", alt.Y("value:Q", scale=energy, title=below, axis=placed), 24)))
     points = [point | {"panel": name} for name, part in (("upper", upper), ("lower", lower)) for point in part]
-    return finish(layers, points, foot) | {"resolve": {"scale": {"y": "independent"}}}
+    return finish(layers, points, foot, fit="fit-x") | {"resolve": {"scale": {"y": "independent"}}}
+
+
+def keys(variants: Sequence[str]) -> tuple[Key, ...]:
+    """The legend of the dashes."""
+    return tuple(Key(name, dash=_DASHES[place % len(_DASHES)]) for place, name in enumerate(variants))
 
 
 _TIPS = [

@@ -2,72 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
 
+from hwbench.report.blocks import Key
 from hwbench.report.charts import finish
+from hwbench.report.format import exact, plain
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # fixed, so that two heat maps can be compared
-SHADES = tuple(f"var(--q{place})" for place in range(len(THRESHOLDS) + 1))
-ROW_HEIGHT = 17
-_LABEL = 26  # characters of a tensor's name; its end tells more than its beginning
-_LEGEND_WIDTH, _LEGEND_HEIGHT = 250, 45
+STEPS = (*(f"< {exact(bound)}" for bound in THRESHOLDS), f"≥ {exact(THRESHOLDS[-1])}")
+SHADES = tuple(f"var(--q{place})" for place in range(len(STEPS)))
+SHADE_KEYS = tuple(Key(step, shade) for step, shade in zip(STEPS, SHADES, strict=True))
+_ROW_HEIGHT = 17
+_HEAD, _TAIL = 12, 13  # characters kept of a long name: its layer stands at the beginning, its role at the end
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    """Short labels for tensors' names, no two the same.
+
+    Exporters repeat the path of a module in its parts' names (``/features/features.3/conv/conv.0/weight``) and quantizers
+    end every weight's name the same; both are left out, and of what is still long the middle.
+    """
+    found: dict[str, str] = {}
+    taken: dict[str, int] = {}
+    for name in names:
+        parts = plain(name).removesuffix("_quantized").strip("/").split("/")
+        kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
+        short = "/".join(kept)
+        if len(short) > _HEAD + _TAIL + 1:
+            short = f"{short[:_HEAD]}…{short[-_TAIL:]}"
+        taken[short] = taken.get(short, 0) + 1
+        found[name] = f"{short} ({taken[short]})" if taken[short] > 1 else short
+    return found
 
 
 def tensor_bars(points: Sequence[dict[str, Any]], colour: str, title: str) -> dict[str, Any]:
     """Horizontal bars with intervals, one per tensor, in the order given.
 
     Args:
-        points: With ``tensor``, ``value``, ``figure``, ``n``, ``more`` and, where there is an interval, ``low``, ``high``.
+        points: With ``label``, ``tensor``, ``value``, ``figure``, ``n``, ``more`` and, where there is an interval, ``low`` and
+            ``high``.
         colour: The profile's colour.
         title: The horizontal axis's title.
     """
-    tips = [*_TIPS, alt.Tooltip("more:N", title="Beside it")]
-    base = alt.Chart().encode(y=_tensors(points), tooltip=tips)
+    base = alt.Chart().encode(y=_rows(points), tooltip=[*_TIPS, alt.Tooltip("more:N", title="Beside it")])
     bars = base.mark_bar(height={"band": 0.66}, opacity=0.45, color=colour).encode(
         x=alt.X("value:Q", title=title, axis=alt.Axis(tickCount=5))
     )
+    bounded = "isValid(datum.low) && isValid(datum.high)"
     whiskers = base.mark_rule(strokeWidth=1.75, color=colour).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     ends = base.mark_tick(thickness=1.75, height={"band": 0.5}, color=colour)
-    bounded = "isValid(datum.low) && isValid(datum.high)"
     layers = [
         bars,
         whiskers.transform_filter(bounded),
         *(ends.encode(x=alt.X(f"{end}:Q", title=title)).transform_filter(bounded) for end in ("low", "high")),
     ]
-    return finish(layers, points, ROW_HEIGHT * len(points) + 10)
+    return finish(layers, points, _ROW_HEIGHT * len(points), fit="fit-x")
 
 
-def heat_map(points: Sequence[dict[str, Any]], tensors: Sequence[str], title: str) -> dict[str, Any]:
+def heat_map(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A cell per tensor and bit, shaded in seven steps of one hue; where nothing was drawn the page shows.
 
     Args:
-        points: With ``tensor``, ``bit``, ``value``, ``figure`` and ``n``.
-        tensors: The rows, from the top.
-        title: What the shades stand for.
+        points: With ``label``, ``tensor``, ``bit``, ``value``, ``figure`` and ``n``; tensors in the order of the rows.
     """
     bits = list(range(max(int(point["bit"]) for point in points) + 1))
     across = alt.X(
         "bit:O",
         title="Bit (0 = least significant)",
         scale=alt.Scale(domain=bits, paddingInner=0.06, paddingOuter=0),
-        axis=alt.Axis(labelAngle=0, domain=False, ticks=False, labelOverlap="greedy", labelFlush=False),
+        axis=alt.Axis(labelAngle=0, domain=False, ticks=False, values=bits if len(bits) <= 8 else bits[::4]),
     )
-    ink = {"labelColor": "var(--ink-2)", "titleColor": "var(--ink-2)", "titleFontWeight": 400}
-    legend = alt.Legend(
-        title=title, orient="top", direction="horizontal", gradientLength=_LEGEND_WIDTH, gradientThickness=9, **ink
-    )
-    shade = alt.Color(
-        "value:Q", scale=alt.Scale(type="threshold", domain=list(THRESHOLDS), range=list(SHADES)), legend=legend
-    )
-    rows = _tensors([{"tensor": tensor} for tensor in tensors], paddingInner=0.1, paddingOuter=0.1)
-    cells = alt.Chart().mark_rect().encode(x=across, y=rows, color=shade, tooltip=[_TIPS[0], _BIT, *_TIPS[1:]])
-    return finish([cells], points, ROW_HEIGHT * len(tensors) + 10 + _LEGEND_HEIGHT)
+    shade = alt.Color("step:O", scale=alt.Scale(domain=list(STEPS), range=list(SHADES)), legend=None)
+    tips = [_TIPS[0], alt.Tooltip("bit:O", title="Bit"), *_TIPS[1:]]
+    shaded = [
+        {key: point[key] for key in ("label", "tensor", "bit", "figure", "n")}
+        | {"step": STEPS[bisect_right(THRESHOLDS, point["value"])]}
+        for point in points
+    ]
+    rows = _rows(points, paddingInner=0.1, paddingOuter=0)
+    cells = alt.Chart().mark_rect().encode(x=across, y=rows, color=shade, tooltip=tips)
+    return finish([cells], shaded, _ROW_HEIGHT * len({point["label"] for point in points}), fit="fit-x")
 
 
-_BIT = alt.Tooltip("bit:O", title="Bit")
 _TIPS = [
     alt.Tooltip("tensor:N", title="Tensor"),
     alt.Tooltip("figure:N", title="SDC rate"),
@@ -75,10 +95,7 @@ _TIPS = [
 ]
 
 
-def _tensors(points: Sequence[dict[str, Any]], **scale: Any) -> alt.Y:
-    short = f"length(datum.label) > {_LABEL} ? '…' + slice(datum.label, 1 - {_LABEL}) : datum.label"
-    axis = alt.Axis(
-        labelExpr=short, labelLimit=170, ticks=False, domain=False, grid=False, labelOverlap=False, minExtent=60
-    )
-    order = list(dict.fromkeys(str(point["tensor"]) for point in points))
-    return alt.Y("tensor:N", title=None, scale=alt.Scale(domain=order, **scale), axis=axis)
+def _rows(points: Sequence[dict[str, Any]], **scale: Any) -> alt.Y:
+    axis = alt.Axis(labelLimit=180, ticks=False, domain=False, grid=False, labelOverlap=False)
+    order = list(dict.fromkeys(str(point["label"]) for point in points))
+    return alt.Y("label:N", title=None, scale=alt.Scale(domain=order, **scale), axis=axis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -113,13 +114,13 @@ class View:
         return sorted(found, key=lambda pair: (order.get(pair[1].profile, -1), pair[0]))
 
     def where(self, study: str, metric: str, *keys: str) -> list[tuple[Mapping[str, Any], Row]]:
-        """A metric's figures whose condition has exactly these keys, with that condition, in the table's order."""
+        """A metric's finite figures whose condition has exactly these keys, with that condition, in the table's order."""
         wanted = frozenset(keys)
         return [
             (setting, row)
             for row in self.rows
             if row.study == study and row.metric == metric and row.status == "ok" and row.value is not None
-            and row.profile in self.profiles and (setting := settings(row.condition)).keys() == wanted
+            and math.isfinite(row.value) and row.profile in self.profiles and (setting := settings(row.condition)).keys() == wanted
         ]  # fmt: skip
 
     def rules(self, profile: str) -> list[Verdict]:

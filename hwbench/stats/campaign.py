@@ -1,8 +1,9 @@
-"""Figures of fault campaigns: means of bounded values, sample sizes, allocation over strata, inputs per fault."""
+"""Figures of fault campaigns: means of bounded values, numbers of trials, inputs per fault."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from hwbench.stats.estimate import Estimate, check_level, enclosing
 from hwbench.stats.resampling import as_sample
 
-Floats = NDArray[np.float64]
+_STANDARD = NormalDist()
 
 
 def leveugle(population: int, half_width: float, confidence: float = 0.95, p: float = 0.5) -> int:
@@ -24,7 +25,7 @@ def leveugle(population: int, half_width: float, confidence: float = 0.95, p: fl
 
     Args:
         population: N, how many faults there are.
-        half_width: e, half the width of the interval, above 0.
+        half_width: e, half the interval's width, above 0.
         confidence: Level of the interval.
         p: The proportion expected; 0.5 is the worst case.
 
@@ -33,39 +34,41 @@ def leveugle(population: int, half_width: float, confidence: float = 0.95, p: fl
     """
     check_level(confidence)
     if population < 1 or half_width <= 0 or not 0 < p < 1:
-        raise ValueError(f"need population >= 1, half_width > 0, 0 < p < 1; got {population}, {half_width}, {p}")
-    t = NormalDist().inv_cdf((1 + confidence) / 2)
-    return min(population, math.ceil(population / (1 + half_width**2 * (population - 1) / (t**2 * p * (1 - p)))))
+        raise ValueError(f"need population >= 1, half_width > 0 and 0 < p < 1; got {population}, {half_width}, {p}")
+    t = _STANDARD.inv_cdf((1 + confidence) / 2)
+    return math.ceil(population / (1 + half_width**2 * (population - 1) / (t**2 * p * (1 - p))))
 
 
 def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0, level: float = 0.95) -> Estimate:
-    """Mean of independent values known to lie in [lower, upper], for skewed values with few events.
+    """Mean of independent values known to lie in [lower, upper]; made for skewed values with few events.
 
-    The upper bound is the 1-α/2 quantile of Σ w_i x_i over the sample and one more value at ``upper``, the weights w
-    uniform on the simplex (Dirichlet(1, ..., 1)); the lower bound likewise with one more value at ``lower``. Gaffke
-    (2005), "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable";
-    Learned-Miller and Thomas (2019), "A new confidence interval for the mean of a bounded random variable",
-    arXiv:1905.06208. Of values 0 and 1 it is the exact interval of Clopper and Pearson, with no event its upper bound is
-    the rule of three; for large samples it approaches Student's. That it covers at its level for every bounded
-    distribution is conjectured: no counter-example is known, and it is proven for two-valued ones.
+    The upper bound is the 1-α/2 quantile of Σ w_i x_i over the sample and one more value at ``upper``, with weights w
+    uniform on the simplex (Dirichlet(1, ..., 1)); the lower bound has one more value at ``lower``. Gaffke (2005), "Three
+    test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable", Mathematical Methods
+    of Statistics 14; Learned-Miller and Thomas (2019), "A new confidence interval for the mean of a bounded random
+    variable", arXiv:1905.06208. For values of 0 and 1 it is the exact interval of Clopper and Pearson (without an event:
+    the rule of three), for many values it approaches Student's. Its coverage is proven for two-valued variables and
+    conjectured, with no counter-example known, for all bounded ones.
 
-    The tail of Σ w_i x_i is a linear combination of exponential variables, whose saddlepoint approximation (Lugannani
-    and Rice 1980, Advances in Applied Probability 12) is explicit here; its error is below 1 % of the tail, towards
-    wider intervals.
+    The tail is that of a linear combination of exponential variables, taken from its saddlepoint approximation
+    (Lugannani and Rice 1980, Advances in Applied Probability 12), whose error is below 1 % of the bound's distance, and
+    towards the wider interval.
 
     Args:
         values: Array [n].
         lower, upper: What the values cannot exceed.
-        level: Confidence level.
+        level: Confidence level, at least 0.5.
 
     Raises:
         ValueError: The array is empty or holds values outside the bounds, or level is out of range.
     """
     check_level(level)
+    if level < 0.5:
+        raise ValueError(f"this interval is made for confidence levels from 0.5; got {level}")
     sample = as_sample(values, "values")
-    slack = 1e-9 * max(1.0, abs(lower), abs(upper))
+    slack = 1e-9 * (upper - lower)
     if not (lower - slack <= sample.min() and sample.max() <= upper + slack):
-        raise ValueError(f"values lie in [{lower}, {upper}] by definition; got {sample.min()} to {sample.max()}")
+        raise ValueError(f"values must lie in [{lower}, {upper}]; got {sample.min()} to {sample.max()}")
     distinct, counts = np.unique(np.clip(sample, lower, upper), return_counts=True)
     tail = (1 - level) / 2
     high = _dirichlet_quantile(distinct, counts, upper, tail)
@@ -73,33 +76,133 @@ def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0, leve
     return enclosing(float(sample.mean()), low, high, level, sample.size)
 
 
-def _dirichlet_quantile(values: Floats, counts: NDArray[Any], extreme: float, tail: float) -> float:
-    """The c that Σ w_i x_i exceeds with probability ``tail``, ``extreme`` counted as one more value.
+def finite_population(fraction: float) -> float:
+    """What an interval's width shrinks by where ``fraction`` of the population was tried, without replacement.
 
-    P(Σ w_i x_i > c) = P(Σ (x_i - c) G_i > 0) with exponential G. The saddlepoint s of c solves Σ 1/(1 - s(x_i - c)) = n;
-    with η = c + 1/s both are functions of η > max x: s = mean of 1/(η - x_i), c = η - 1/s.
+    f / -log(1-f), the logarithmic mean of 1 and 1-f: exact for the upper bound of a sample without an event (there the
+    chance to miss K events is (1-f)^K), and above the sqrt(1-f) of normal theory everywhere, so on the safe side.
     """
-    points = np.append(values, extreme)
-    numbers = np.append(counts, 1).astype(np.float64)
+    if fraction >= 1:
+        return 0.0
+    return fraction / -math.log1p(-fraction) if fraction > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a planned trial's value is expected to do: enough to foresee the width of `bounded_mean`.
+
+    Attributes:
+        variance, third: Central moments of the value.
+        below, above: How far the value's bounds lie from its mean.
+        population: How many trials there are to draw from, without replacement.
+    """
+
+    variance: float
+    third: float
+    below: float
+    above: float
+    population: float = math.inf
+
+    def half_width(self, n: int, level: float) -> float:
+        """The half-width to expect after ``n`` trials, by a Cornish-Fisher expansion to third order."""
+        width = self._distance(n, level, self.above, self.third) + self._distance(n, level, self.below, -self.third)
+        return width / 2 * finite_population(n / self.population)
+
+    def trials(self, half_width: float, level: float) -> int:
+        """The smallest number of trials after which the half-width is at most this, to 0.5 %."""
+        few, many = 0, 1
+        while self.half_width(many, level) > half_width:
+            few, many = many, 2 * many
+        while many - few > max(1, many // 200):
+            middle = (few + many) // 2
+            few, many = (middle, many) if self.half_width(middle, level) > half_width else (few, middle)
+        return many
+
+    def _distance(self, n: int, level: float, extreme: float, third: float) -> float:
+        """How far one bound lies from the mean."""
+        z = _STANDARD.inv_cdf((1 + level) / 2)
+        deviation = math.sqrt(self.variance / n + (extreme / n) ** 2)
+        if deviation == 0:
+            return 0.0
+        skewness = 2 * (third / n**2 + (extreme / n) ** 3) / deviation**3
+        return extreme / n + deviation * (z + skewness * (z * z - 1) / 6)
+
+
+def inputs_per_fault(
+    n_inputs: ArrayLike,
+    n_changed: ArrayLike,
+    fault_cost: float,
+    input_cost: float,
+    available: int,
+    weights: ArrayLike | None = None,
+) -> int:
+    """How many of the evaluation inputs to run per fault, so that a figure costs least.
+
+    A trial on m of M inputs, each fault drawing its own, has variance S_b² - S_w²/M + S_w²/m, with S_b² the variance
+    between faults and S_w² the mean variance between one fault's inputs; it costs ``fault_cost`` + m · ``input_cost``.
+    Variance times cost is least at m = sqrt(fault_cost / input_cost · S_w² / (S_b² - S_w²/M)). Cochran (1977), "Sampling
+    techniques", section 10.6. Both variances are estimated from pilot trials.
+
+    Args:
+        n_inputs: Array [trials], inputs run, at least 2 each.
+        n_changed: Array [trials], inputs on which the outcome held.
+        fault_cost, input_cost: Cost of a fault whatever its inputs, and of each input, in one unit; above 0.
+        available: M, inputs of the evaluation set.
+        weights: Array [trials], what a trial stands for, e.g. the squared design weight; equal if not given.
+
+    Returns:
+        m in 1 ... ``available``; all of them if the pilot shows no difference between faults.
+
+    Raises:
+        ValueError: There are fewer than two trials, a trial has fewer than two inputs, or a cost is not above 0.
+    """
+    m, changed = as_sample(n_inputs, "n_inputs"), as_sample(n_changed, "n_changed")
+    share = np.ones(m.size) if weights is None else as_sample(weights, "weights")
+    if m.size < 2 or m.min() < 2 or min(fault_cost, input_cost) <= 0 or available < 1:
+        raise ValueError("need at least two trials of at least two inputs each, costs above 0 and inputs to choose from")
+    share = share / share.sum()
+    y = changed / m
+    within = float(share @ (y * (1 - y) * m / (m - 1)))
+    total = float(share @ (y - share @ y) ** 2) / (1 - float(share @ share))
+    between = total - float(share @ (within / m))  # S_b² - S_w²/M
+    if between <= 0:
+        return available
+    best = math.sqrt(fault_cost / input_cost * within / between)
+    return min(available, max(1, round(best)))
+
+
+def _dirichlet_quantile(values: NDArray[Any], counts: NDArray[Any], extreme: float, tail: float) -> float:
+    """The c that Σ w_i x_i exceeds with probability ``tail``, where ``extreme`` counts as one more value.
+
+    P(Σ w_i x_i > c) = P(Σ (x_i - c) G_i > 0) with exponential G, whose saddlepoint s solves Σ 1/(1 - s(x_i - c)) = n.
+    Seen as functions of η = c + 1/s > max x, s = mean of 1/(η - x_i) and c = η - 1/s are explicit.
+    """
+    points, numbers = np.append(values, extreme), np.append(counts, 1).astype(np.float64)
     spread = extreme - float(points.min())
     if spread <= 0:
         return extreme
-    total = numbers.sum()
-    gaps = (extreme - points) / spread  # in [0, 1], 0 at the extreme
+    gaps = (extreme - points) / spread
+    total = float(numbers.sum())
 
-    def solve(log_eta: float) -> tuple[float, float]:
-        distance = gaps + math.exp(log_eta)
-        s = float((numbers / distance).sum() / total)
-        scaled = s * distance
-        centre = 1 / s - math.exp(log_eta)  # how far c lies below the extreme
-        r = math.sqrt(max(2 * float((numbers * np.log(scaled)).sum()), 0.0))
-        v = s * math.sqrt(float((numbers * ((centre - gaps) / scaled) ** 2).sum()))
-        density = math.exp(-r * r / 2) / math.sqrt(2 * math.pi)
-        probability = NormalDist().cdf(-r) + density * (1 / v - 1 / r) if r > _SMALL else 0.5
-        return probability - tail, centre
+    def at(log_eta: float) -> tuple[float, float]:
+        """The tail's probability and the distance of c from the extreme, in units of the spread."""
+        eta = math.exp(log_eta)
+        distances = gaps + eta
+        s = float(numbers @ (1 / distances)) / total
+        scaled = s * distances
+        below = 1 / s - eta
+        r = math.sqrt(max(0.0, 2 * float(numbers @ np.log(scaled))))
+        v = s * math.sqrt(float(numbers @ ((below - gaps) / scaled) ** 2))
+        if r < _FLAT:
+            return 0.5, below
+        return _STANDARD.cdf(-r) + _STANDARD.pdf(r) * (1 / v - 1 / r), below
 
-    log_eta = scipy.optimize.brentq(lambda x: solve(x)[0], -30.0, math.log(total) + 12, xtol=1e-10)
-    return extreme - spread * solve(log_eta)[1]
+    log_eta = scipy.optimize.brentq(lambda x: at(x)[0] - tail, -_STEEPEST, math.log(total) + 12, xtol=1e-10)
+    return extreme - spread * at(log_eta)[1]
 
 
-_SMALL = 1e-4
+_FLAT = 1e-4
+"""Below this distance from the mean, in standard deviations, the tail is a half."""
+
+_STEEPEST = 34.0
+"""exp(-34) is the precision of a float64: nearer to the extreme η cannot come."""

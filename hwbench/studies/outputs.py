@@ -43,6 +43,8 @@ def estimate(case: Case, metric: Metric, values: Array) -> Estimate:
     """A metric over all inputs: Wilson's interval for proportions, else a bootstrap over inputs."""
     if metric.proportion:
         return stats.proportion(int(values.sum()), len(values), LEVEL)
+    if metric.is_mean:
+        return stats.mean_interval(values, LEVEL, case.seed)
     return stats.bootstrap_statistic(metric.aggregate, [values, case.data.labels_array()], LEVEL, case.seed)
 
 
@@ -53,6 +55,9 @@ def drop(case: Case, metric: Metric, reference: Array, values: Array) -> Estimat
     """
     if metric.proportion:
         return stats.paired_difference(reference > 0, values > 0, LEVEL)
+    if metric.is_mean:
+        lost = reference - values if metric.higher_is_better else values - reference
+        return stats.mean_interval(lost, LEVEL, case.seed)
     labels = case.data.labels_array()
 
     def worsening(a: Array, b: Array, y: Array) -> float:

@@ -188,12 +188,12 @@ def _faults(name: str) -> list[Row]:
     for place, role in enumerate(("weight", "scale", "bias")):
         rows.append(Row("faults", "sdc_rate", condition(role=role), **_wilson(0.01 * (1 + place), 1000)))
         rows.append(Row("faults", "due_rate", condition(role=role), **_wilson(0.0, 1000)))
-    forms = {"fp32": 32} if exact else {"int8": 8, "fp32": 32}
+    forms = {"float32": 32} if exact else {"int8": 8, "float32": 32}
     for form, width in forms.items():
         for bit in range(width):
             share = 0.4 * 2.0 ** (0.8 * (bit - width + 1))
             rows.append(Row("faults", "sdc_rate", condition(bit=bit, format=form), **_wilson(share, 500)))
-            due = 0.3 if (form, bit) == ("fp32", 30) else 0.0
+            due = 0.3 if (form, bit) == ("float32", 30) else 0.0
             rows.append(Row("faults", "due_rate", condition(bit=bit, format=form), **_wilson(due, 500)))
     for place, tensor in enumerate(tensors):
         width = 8 if tensor.endswith("weight_quantized") else 32
@@ -202,7 +202,7 @@ def _faults(name: str) -> list[Row]:
             Row("faults", "sdc_rate", condition(tensor=tensor), detail="Conv", **_wilson(share, 60 + 9 * place))
         )
         rows.append(Row("faults", "due_rate", condition(tensor=tensor), **_wilson(0.0, 60 + 9 * place)))
-        for bit in range(width):
+        for bit in range(width if place < 6 else 0):
             at, here = condition(tensor=tensor, bit=bit), min(1.0, 8 * share * 2.0 ** (0.7 * (bit - width + 1)))
             rows.append(Row("faults", "sdc_rate", at, **_wilson(here, 4 + place)))
     return rows
@@ -210,7 +210,7 @@ def _faults(name: str) -> list[Row]:
 
 def _memory_errors(top1: float) -> list[Row]:
     rows = []
-    for protection, factor in ((None, 1.0), ("secded_72_64", 0.1), ("parity", 0.5)):
+    for protection, factor in ((None, 1.0), ("secded_72_64", 0.1), ("parity_64+secded_39_32", 0.5)):
         by = {"protection": protection} if protection else {}
         if protection:
             rows.append(Row("memory_errors", "storage_overhead", condition(**by), value=0.125, unit="ratio"))

@@ -80,7 +80,7 @@ def test_every_chart_is_drawn_with_its_marks(browser, page, run, table, verdicts
         "return [...document.querySelectorAll('[data-chart]')].map("
         "chart => chart.querySelectorAll('svg .mark-symbol path, svg .mark-rect path').length)"
     )
-    assert len(drawn) == len(charts) == 9
+    assert len(drawn) == len(charts) == 18
     assert all(marks >= 6 for marks in drawn)
 
 
@@ -109,6 +109,39 @@ def test_tooltips_show_a_hostile_name_as_text(browser, page):
         shown.add(browser.find_element("id", "vg-tooltip-element").text)
     assert any("<img src=x onerror=alert(2)>" in text for text in shown)
     assert browser.find_elements("css selector", "#vg-tooltip-element img") == []
+
+
+@browser_test
+def test_cells_of_a_heat_map_say_what_they_stand_for(browser, page, run, table, verdicts):
+    from selenium.webdriver import ActionChains
+
+    show(browser, page)
+    charts = [chart for section in sections(View(run, table, verdicts)) for chart in section.charts]
+    place = next(at for at, chart in enumerate(charts) if chart.title == "SDC rate by layer and bit: cpu-fp32")
+    cell = browser.find_element("css selector", f"[data-chart='{place}'] .mark-rect path")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
+    ActionChains(browser).move_to_element(cell).perform()
+    tip = browser.find_element("id", "vg-tooltip-element").text
+    assert HOSTILE in tip
+    assert re.search(r"Bit\s*0\b.*SDC rate\s*[0-9.e-]+ \[.+\].*n\s*4", tip, flags=re.DOTALL)
+    names = browser.execute_script(f"return document.querySelector(\"[data-chart='{place}']\").textContent")
+    assert "conv1.weight" in names
+
+
+@browser_test
+def test_shades_run_one_way_from_the_page_in_light_and_dark(browser, page):
+    for scheme in ("light", "dark"):
+        show(browser, page, scheme=scheme)
+        drawn = browser.execute_script("""
+            const first = document.querySelector('.entry');
+            const boxes = [...first.parentElement.querySelectorAll('.entry path')];
+            return [getComputedStyle(document.body).backgroundColor, ...boxes.map(box => getComputedStyle(box).fill)];""")
+        page_colour, *shades = [[int(part) for part in re.findall(r"\d+", colour)] for colour in drawn]
+        contrasts = [_contrast(shade, page_colour) for shade in shades]
+        assert len(shades) == 7
+        assert contrasts == sorted(contrasts)
+        assert contrasts[0] > 1.1  # a rate of zero is not a blank
+        assert all(_contrast(a, b) > 1.15 for a, b in zip(shades, shades[1:], strict=False))
 
 
 @browser_test
@@ -191,7 +224,7 @@ def test_the_page_holds_the_answer_and_the_figures(page):
         "Package versions",
     ):
         assert wanted in text
-    assert page.stat().st_size < 1_400_000
+    assert page.stat().st_size < 1_600_000
 
 
 def test_equal_input_gives_an_equal_page(page, run, table, verdicts, tmp_path):

@@ -51,6 +51,7 @@ def make_case(tmp_path: Path) -> Callable[..., Case]:
             "batch": 4,
             "seed": 0,
             "timeout_s": 60.0,
+            "work": tmp_path,
         }
         return Case(**{**fields, **changes})
 

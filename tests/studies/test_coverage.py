@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from models import small_cnn, static_int8
+from models import make_model, small_cnn, static_int8
+from onnx import helper
 from shared_run import RUN_HERE
 
 import hwbench
@@ -99,3 +100,29 @@ def test_bfloat16_behind_a_float32_build_is_seen(tmp_path):
     wanted = {f'{{"node": "{name}"}}' for name in ("conv1", "conv2", "classifier")} if "bf16" in ran else set()
     assert low == wanted
     assert verdict.outcome == ("fail" if wanted else "pass")
+
+
+def test_an_operator_that_one_backend_lacks_costs_that_profile_alone(tmp_path):
+    nodes = [
+        helper.make_node("Inverse", ["x"], ["i"], "inverse", domain="com.microsoft"),
+        helper.make_node("Flatten", ["i"], ["y"], "flat"),
+    ]
+    onnx.save(make_model(nodes, {"x": (1, ["N", 3, 3])}, {"y": (1, ["N", 9])}), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.eye(3, dtype=np.float32)[None].repeat(4, 0), y=np.zeros(4, np.int64))
+    run = hwbench.run(
+        tmp_path / "model.onnx",
+        data=tmp_path / "data.npz",
+        profiles=["openvino-fp32", "cpu-fp32"],
+        studies=["coverage", "accuracy"],
+        out=tmp_path / "run",
+    )
+    lacking = rows_of(run, "openvino-fp32")
+    assert lacking["{}"].value == 0.5
+    assert "com.microsoft.Inverse" in lacking['{"node": "inverse"}'].detail
+    (accuracy,) = [row for row in run.rows if (row.profile, row.study) == ("openvino-fp32", "accuracy")]
+    assert accuracy.status == "unavailable"
+    assert "com.microsoft.Inverse" in accuracy.detail
+    assert {row.status for row in run.rows if row.profile == "cpu-fp32"} == {"ok"}
+    outcomes = {(verdict.profile, verdict.rule): verdict.outcome for verdict in run.verdicts}
+    assert outcomes["openvino-fp32", "as_asked"] == "fail"
+    assert outcomes["cpu-fp32", "as_asked"] == "pass"

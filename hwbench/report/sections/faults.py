@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hwbench.report import charts, tensors
 from hwbench.report.blocks import Cell, Chart, Section, Table, count_text, figure_cell
 from hwbench.report.curves import curve_of
-from hwbench.report.format import figure_text, metric_title, plain
+from hwbench.report.format import figure_text, metric_title, plain, value_text
 from hwbench.report.view import View
 from hwbench.table import Row, condition
 
@@ -17,17 +17,19 @@ SHOWN = 30  # tensors drawn; more would not fit a screen
 _STUDY = "faults"
 _WIDEST = 64  # bits of the widest stored number
 _MARGINS = {
-    "top5": "SDC beyond the top five",
-    "confidence_10": "SDC, confidence down over 10 %",
-    "confidence_20": "SDC, confidence down over 20 %",
+    "top5": "SDC beyond top\u00a05",
+    "confidence_10": "SDC, confidence down >\u00a010\u00a0%",
+    "confidence_20": "SDC, confidence down >\u00a020\u00a0%",
 }
+_CHECKS = ("golden_max_abs_diff", "verified_trials", "rebuilt_trials")
 _FIELDS = {
-    "fp32": "Bits 0 to 22 are the mantissa, 23 to 30 the exponent, 31 the sign.",
-    "fp16": "Bits 0 to 9 are the mantissa, 10 to 14 the exponent, 15 the sign.",
-    "bf16": "Bits 0 to 6 are the mantissa, 7 to 14 the exponent, 15 the sign.",
+    "float32": "Bits 0 to 22 are the mantissa, 23 to 30 the exponent, 31 the sign.",
+    "float16": "Bits 0 to 9 are the mantissa, 10 to 14 the exponent, 15 the sign.",
+    "bfloat16": "Bits 0 to 6 are the mantissa, 7 to 14 the exponent, 15 the sign.",
     "int4": "Bit 3 is the sign.",
     "int8": "Bit 7 is the sign.",
     "int32": "Bit 31 is the sign.",
+    "int64": "Bit 63 is the sign.",
 }
 
 
@@ -43,7 +45,7 @@ def section(view: View) -> Section | None:
         "output is NaN or infinite, or the run died. Rates are over pairs of fault and input; n counts what stands "
         "behind each.",
         (*drawn, *_by_bit(view)),
-        tuple(table for table in (_roles(view),) if table.rows),
+        tuple(table for table in (_roles(view), _checks(view)) if table.rows),
         first=(_overall(view),),
     )
 
@@ -62,58 +64,87 @@ def _overall(view: View) -> Table:
     for profile in view.profiles:
         if view.of(profile, _STUDY):
             figures = [figure_cell(view.row(profile, _STUDY, *pair), detail=False) for pair in asked.values()]
-            if view.row(profile, _STUDY, "sdc_rate") is None:  # the reason why, if the study could not be carried out
-                figures[0] = figure_cell(view.headline(profile, _STUDY, "sdc_rate"))
+            head = view.headline(profile, _STUDY, "sdc_rate")
+            if head is not None and head.status != "ok":
+                figures[0] = figure_cell(head)  # with the reason why
             body.append((Cell(profile, profile=profile), *figures))
     return Table(("Profile", *asked), tuple(body), "Over all stored bits")
 
 
 def _by_tensor(view: View, profile: str) -> Iterator[Chart]:
     rows = {str(setting["tensor"]): row for setting, row in _of(view, profile, "sdc_rate", "tensor")}
-    dues = {str(setting["tensor"]): row for setting, row in _of(view, profile, "due_rate", "tensor")}
-    worst = sorted(rows, key=lambda tensor: -_upper(rows[tensor]))[:SHOWN]
-    shown = [tensor for tensor in rows if tensor in set(worst)]
-    named = f": {profile}" if len(_profiles(view)) > 1 else ""
-    cut = f" The {SHOWN} of {len(rows)} tensors with the highest upper bound are drawn" if len(rows) > SHOWN else ""
+    named = f": {profile}" if len(_measured(view)) > 1 else ""
     if rows:
-        points = [
-            _point(rows[tensor], tensor) | {"more": f"DUE {figure_text(dues[tensor])}" if tensor in dues else ""}
-            for tensor in shown
-        ]
-        body = tuple(
-            (Cell(tensor, (row.detail,) if row.detail else ()), _counted(row), _counted(dues.get(tensor)))
-            for tensor, row in rows.items()
-        )
-        yield Chart(
-            f"SDC rate by layer{named}",
-            tensors.tensor_bars(points, charts.style(view.profiles.index(profile))[0], "SDC rate"),
-            (),
-            f"In the order of the graph, intervals as lines.{cut + '; all are in the figures.' if cut else ''}",
-            Table(("Tensor", "SDC rate", "DUE rate"), body, "Figures drawn", folded=True),
-        )
-    yield from _heat_map(view, profile, worst, cut, named)
-
-
-def _heat_map(view: View, profile: str, worst: list[str], cut: str, named: str) -> Iterator[Chart]:
+        yield _bars(view, profile, rows, f"SDC rate by layer{named}")
     cells: dict[str, dict[int, Row]] = {}
     for setting, row in _of(view, profile, "sdc_rate", "tensor", "bit"):
         if _is_bit(setting["bit"]):
             cells.setdefault(str(setting["tensor"]), {})[setting["bit"]] = row
-    listed = set(worst or list(cells)[:SHOWN])
-    shown = [tensor for tensor in cells if tensor in listed]
-    if not shown:
-        return
-    points = [_point(row, tensor) | {"bit": bit} for tensor in shown for bit, row in sorted(cells[tensor].items())]
-    bits = range(max(point["bit"] for point in points) + 1)
-    body = tuple((Cell(tensor), *(_counted(cells[tensor].get(bit)) for bit in bits)) for tensor in shown)
-    where = f"{cut}; the others are in measurements.parquet." if cut else ""
-    yield Chart(
-        f"SDC rate by layer and bit{named}",
-        tensors.heat_map(points, [plain(tensor) for tensor in shown], "SDC rate"),
-        (),
-        f"Darker cells, in dark mode lighter ones, corrupt more answers. Blank: no such bit, or no fault drawn there.{where}",
-        Table(("Tensor", *(f"Bit {bit}" for bit in bits)), body, "Figures drawn", folded=True),
+    if cells:
+        yield _heat_map(rows, cells, f"SDC rate by layer and bit{named}")
+
+
+def _bars(view: View, profile: str, rows: Mapping[str, Row], title: str) -> Chart:
+    dues = {str(setting["tensor"]): row for setting, row in _of(view, profile, "due_rate", "tensor")}
+    shown = _riskiest({tensor: _upper(row) for tensor, row in rows.items()})
+    points = [
+        _point(rows[tensor], tensor, label)
+        | {"more": f"DUE rate {figure_text(dues[tensor])}" if tensor in dues else "no DUE rate"}
+        for tensor, label in tensors.labels(shown).items()
+    ]
+    beside = [dues] if dues else []
+    body = tuple(
+        (Cell(tensor, (row.detail,) if row.detail else ()), *(_one_note(one.get(tensor)) for one in (rows, *beside)))
+        for tensor, row in rows.items()
     )
+    cut = _cut(shown, rows)
+    return Chart(
+        title,
+        tensors.tensor_bars(points, charts.style(view.profiles.index(profile))[0], "SDC rate"),
+        (),
+        f"In the order of the graph; lines are intervals.{f'{cut}; the table has all.' if cut else ''}",
+        Table(
+            ("Tensor", "SDC rate", *("DUE rate" for _ in beside)),
+            body,
+            "Figures of all tensors" if cut else "Figures drawn",
+            folded=True,
+        ),
+    )
+
+
+def _heat_map(rows: Mapping[str, Row], cells: Mapping[str, Mapping[int, Row]], title: str) -> Chart:
+    bounds = {tensor: _upper(rows[tensor]) for tensor in rows if tensor in cells}  # in the order of the bars
+    bounds |= {tensor: max(map(_upper, by.values())) for tensor, by in cells.items() if tensor not in bounds}
+    shown = _riskiest(bounds)
+    points = [
+        _point(row, tensor, label) | {"bit": bit}
+        for tensor, label in tensors.labels(shown).items()
+        for bit, row in sorted(cells[tensor].items())
+    ]
+    bits = range(max(point["bit"] for point in points) + 1)
+    body = tuple((Cell(tensor), *(_one_note(cells[tensor].get(bit)) for bit in bits)) for tensor in shown)
+    cut = _cut(shown, cells)
+    return Chart(
+        title,
+        tensors.heat_map(points),
+        (),
+        "Blank: the number has no such bit, or no fault was drawn there."
+        f"{f'{cut}; the others are in measurements.parquet.' if cut else ''}",
+        Table(("Tensor", *(f"Bit {bit}" for bit in bits)), body, "Figures drawn", folded=True),
+        tensors.SHADE_KEYS,
+    )
+
+
+def _riskiest(bounds: Mapping[str, float]) -> list[str]:
+    """The tensors with the highest upper bounds, in the order they came in."""
+    chosen = set(sorted(bounds, key=lambda tensor: -bounds[tensor])[:SHOWN])
+    return [tensor for tensor in bounds if tensor in chosen]
+
+
+def _cut(shown: Sequence[str], every: Collection[str]) -> str:
+    if len(shown) == len(every):
+        return ""
+    return f" Only the {len(shown)} of {len(every)} tensors with the highest upper bound are drawn"
 
 
 def _by_bit(view: View) -> Iterator[Chart]:
@@ -137,18 +168,30 @@ def _roles(view: View) -> Table:
         {(row.profile, str(setting["role"])): row for setting, row in view.where(_STUDY, metric, "role")}
         for metric in ("sdc_rate", "due_rate")
     )
+    rates = {"SDC rate": sdc, **({"DUE rate": due} if due else {})}
     body = tuple(
-        (Cell(profile, profile=profile), Cell(role), _counted(row), _counted(due.get((profile, role))))
-        for (profile, role), row in sdc.items()
+        (Cell(profile, profile=profile), Cell(role), *(_counted(rate.get((profile, role))) for rate in rates.values()))
+        for profile, role in sdc
     )
-    return Table(("Profile", "Role", "SDC rate", "DUE rate"), body, "By role of the stored number", numeric=False)
+    return Table(("Profile", "Role", *rates), body, "By role of the stored number", numeric=False)
+
+
+def _checks(view: View) -> Table:
+    """What the engine, which runs only the part of the graph after a fault, was held against."""
+    body = tuple(
+        (Cell(profile, profile=profile), Cell(metric_title(row.metric)), Cell(value_text(row)), Cell(row.detail))
+        for profile in view.profiles
+        for metric in _CHECKS
+        if (row := view.row(profile, _STUDY, metric)) is not None
+    )
+    return Table(("Profile", "Check", "Figure", "What that means"), body, "Checks of the campaign", numeric=False)
 
 
 def _of(view: View, profile: str, metric: str, *keys: str) -> list[tuple[Mapping[str, Any], Row]]:
     return [(setting, row) for setting, row in view.where(_STUDY, metric, *keys) if row.profile == profile]
 
 
-def _profiles(view: View) -> set[str]:
+def _measured(view: View) -> set[str]:
     return {row.profile for row in view.rows if row.study == _STUDY and row.status == "ok"}
 
 
@@ -157,8 +200,15 @@ def _upper(row: Row) -> float:
     return bound if bound is not None else 0.0
 
 
-def _point(row: Row, tensor: str) -> dict[str, Any]:
-    return charts.point(row, tensor=plain(tensor), n=count_text(row).removeprefix("n\u00a0") or "not stated")
+def _point(row: Row, tensor: str, label: str) -> dict[str, Any]:
+    n = count_text(row).removeprefix("n\u00a0") or "not stated"
+    return charts.point(row, label=label, tensor=plain(tensor), n=n)
+
+
+def _one_note(row: Row | None) -> Cell:
+    """A figure with its interval and count on one line under it, for tables of hundreds of them."""
+    cell = _counted(row)
+    return Cell(cell.text, (" ".join(cell.notes),) if cell.notes else (), cell.tone)
 
 
 def _counted(row: Row | None) -> Cell:

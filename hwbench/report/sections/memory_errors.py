@@ -16,11 +16,15 @@ STUDIES = ("memory_errors",)
 UNPROTECTED = "no protection"
 _STUDY = "memory_errors"
 _AXIS = "Supply voltage (V/Vmin)"
-_COUNTS = ("corrected", "detected", "miscorrected")
+_COUNTS = ("corrected", "detected", "miscorrected", "undetected")
 _PROTECTIONS = {
     "secded_72_64": "SECDED (72, 64)",
     "secded_39_32": "SECDED (39, 32)",
-    "parity": "parity",
+    "parity_64": "parity of 64 bits",
+    "parity_32": "parity of 32 bits",
+    "parity_8": "parity of 8 bits",
+    "sign_exponent_duplication": "sign and exponent twice",
+    "sign_exponent_triplication": "sign and exponent three times",
 }
 _Figure = tuple[float, str, Row]  # voltage, protection in words, figure
 
@@ -33,16 +37,17 @@ def section(view: View) -> Section | None:
         return None
     return Section(
         "Errors of the memory that holds the model",
-        "Simulated chips whose memory cells fail at a supply voltage, or at a failure-in-time rate (FIT: errors in 10⁹ "
-        "hours) over hours. Every chip is drawn anew; on one chip, what fails at one voltage fails at every lower one.",
+        "Simulated chips whose memory cells fail at a supply voltage, or gather errors over hours at a failure-in-time rate "
+        "(FIT: errors in 10⁹ hours). On one chip, what fails at one voltage fails at every lower one; protected and "
+        "unprotected builds meet the same failing cells.",
         (chart,) if chart else (),
         tuple(table for table in (bought, exposed, _without_figures(view)) if table.rows),
     )
 
 
 def protection_title(name: str) -> str:
-    """A protection's name for a person."""
-    return _PROTECTIONS.get(name, name.replace("_", " "))
+    """A protection's name for a person; of a stack, nearest to the data first."""
+    return " + ".join(_PROTECTIONS.get(part, part.replace("_", " ")) for part in name.split("+"))
 
 
 def _voltage_chart(view: View) -> Chart | None:
@@ -60,14 +65,14 @@ def _voltage_chart(view: View) -> Chart | None:
         (_AXIS, title, metric_title("energy")),
         without_faults(view, view.primary),
     )
-    dashes = " A dash stands for a protection." if len(variants) > 1 else ""
     under = " Below: energy relative to that at Vmin." if energies else ""
     return Chart(
         f"{title} against supply voltage",
         spec,
         profiles,
-        f"Mean over simulated chips; the band is its interval. Dotted: the reference, no errors.{under}{dashes}",
+        f"Mean over simulated chips; the band is its interval. Dotted: the reference, no errors.{under}",
         _figures(view, found, energies),
+        panels.keys(variants) if len(variants) > 1 else (),
     )
 
 
@@ -102,30 +107,32 @@ def _figures(view: View, found: list[_Figure], energies: list[_Figure]) -> Table
 
 
 def _bought(view: View) -> Table:
-    """One line per profile, protection and setting: its cost, the drop without and with it, and what it did to words."""
-    drops = [
-        (row, settings(row.condition))
+    """One line per profile, protection and setting: the drop without and with it, and what it did to words."""
+    found = [
+        (setting, row)
         for row in view.rows
         if row.study == _STUDY and row.metric == "accuracy_drop" and row.profile in view.profiles
-    ]
+        and "protection" in (setting := settings(row.condition))
+    ]  # fmt: skip
+    known = {row.metric for row in view.rows if row.study == _STUDY}
+    beside = [metric for metric in ("drop_avoided", *_COUNTS) if metric in known]
     body = []
-    for row, setting in drops:
-        if "protection" in setting:
-            bare = {key: value for key, value in setting.items() if key != "protection"}
-            counts = (view.row(row.profile, _STUDY, metric, row.condition) for metric in _COUNTS)
-            body.append(
-                (
-                    Cell(row.profile, profile=row.profile),
-                    Cell(_protection(setting)),
-                    Cell(_overhead(view, row.profile, str(setting["protection"]))),
-                    Cell(words(bare) or "every setting"),
-                    _counted(view.row(row.profile, _STUDY, "accuracy_drop", condition(**bare))),
-                    _counted(row),
-                    *(_counted(count) for count in counts),
-                )
+    for setting, row in found:
+        bare = {key: value for key, value in setting.items() if key != "protection"}
+        figures = (view.row(row.profile, _STUDY, metric, row.condition) for metric in beside)
+        storage = _overhead(view, row.profile, str(setting["protection"]))
+        body.append(
+            (
+                Cell(row.profile, profile=row.profile),
+                Cell(_protection(setting), (f"{storage} more storage",) if storage else ()),
+                Cell(words(bare) or "every setting"),
+                _counted(view.row(row.profile, _STUDY, "accuracy_drop", condition(**bare))),
+                _counted(row),
+                *(_counted(figure) for figure in figures),
             )
-    columns = ("Profile", "Protection", "More storage", "At", "Drop without", "Drop with", *map(metric_title, _COUNTS))
-    return Table(columns, tuple(body), "What protection buys on this build, a draw on average", numeric=False)
+        )
+    columns = ("Profile", "Protection", "At", "Drop without", "Drop with", *map(metric_title, beside))
+    return Table(columns, tuple(body), "What protection buys on this build; words a chip on average", numeric=False)
 
 
 def _overhead(view: View, profile: str, protection: str) -> str:

@@ -33,8 +33,8 @@ def section(view: View) -> Section | None:
     )  # fmt: skip
     return Section(
         "Worst case: targeted bit flips",
-        "What somebody who may choose the bits can do to the deployed build. The search is greedy, so another choice may "
-        "need fewer flips; none of those listed is needed by chance.",
+        "What somebody who may choose the bits can do to the deployed build. Another choice than the search's may need fewer "
+        "flips.",
         (chart,) if chart else (),
         first=(Table(("Profile", "Flips needed", "What that means"), body, "Flips needed", numeric=False),),
     )

@@ -1,0 +1,215 @@
+"""One stage of a sampled fault campaign: how often each stratum is drawn, and what the trials then say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwbench.stats import Estimate
+from hwbench.stats.campaign import Spread, bounded_mean, finite_population
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+PROPORTIONAL_PARTS = tuple(step / 20 for step in range(2, 21))
+"""Parts of a stage's trials that may go to all strata in proportion to their sizes."""
+
+CAUTION = 1.15
+"""A plan expects this many times the variance its pilot predicts: pilots miss rare events more often than not."""
+
+_KIN_TRIALS = 2.0
+"""How many trials of a stratum's own weigh as much as what its kin show."""
+
+_EXTRA_EVENTS = 0.5
+"""Added to a pilot's events, so that no rate is predicted as 0."""
+
+_LARGEST_RATE = 0.9
+_SMALLEST_VARIANCE = 0.05
+"""As a part of the variance that a stratum's second moment would allow: a pilot of equal values proves little."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is known of a figure before a stage.
+
+    Attributes:
+        known: Array [strata], sum of the values of the faults tried before; they are known exactly, not estimated.
+        total, trials: Arrays [strata], the sum and number of pseudo-trials that predict the mean of the rest; None if
+            nothing is predicted.
+    """
+
+    known: Floats
+    total: Floats | None = None
+    trials: Floats | None = None
+
+    @property
+    def mean(self) -> Floats:
+        """Predicted mean value of each stratum, 0 if nothing is predicted."""
+        return np.zeros_like(self.known) if self.total is None or self.trials is None else self.total / self.trials
+
+    def updated(self, stratum: Integers, values: Floats) -> tuple[Floats, Floats]:
+        """Predictions that have seen the stage's trials, none its own.
+
+        Returns:
+            Array [trials], for each trial the mean of its stratum's pseudo-trials and other trials; before it array
+            [strata], the mean of that over the stratum's trials, or the prediction where there are none.
+        """
+        if self.total is None or self.trials is None:
+            return self.mean, np.zeros(values.size)
+        number = np.bincount(stratum, minlength=self.known.size)
+        total = self.total + np.bincount(stratum, values, self.known.size)
+        others = (total[stratum] - values) / (self.trials + number - 1)[stratum]
+        means = np.bincount(stratum, others, self.known.size) / np.maximum(number, 1)
+        return np.where(number > 0, means, self.mean), others
+
+
+@dataclass(frozen=True)
+class Design:
+    """How often each stratum is drawn.
+
+    Attributes:
+        size: Array [strata], all faults.
+        remaining: Array [strata], faults not tried before this stage.
+        shares: Array [strata], the probability that a trial of this stage lies in the stratum; sums to 1.
+    """
+
+    size: Integers
+    remaining: Integers
+    shares: Floats
+
+    def certain(self, trials: int) -> Flags:
+        """Which strata are tried in full by a stage of so many trials: array [strata]."""
+        if trials >= self.remaining.sum():
+            return np.ones(self.size.size, dtype=np.bool_)
+        full: Flags = trials * self.shares >= self.remaining - 1e-6
+        return full
+
+    def counts(self, trials: int, planned: int, start: float) -> Integers:
+        """How many of a stage's trials go to each stratum: its share, randomly rounded so that its expectation is kept.
+
+        Systematic sampling of the strata (Madow and Madow 1944, "On the theory of systematic sampling, I", Annals of
+        Mathematical Statistics 15). Counts sum to ``planned`` where ``trials`` is that, and none falls as ``trials`` grows.
+
+        Args:
+            trials: Trials of the stage.
+            planned: For how many trials the strata are laid side by side.
+            start: A uniform random number in [0, 1).
+        """
+        laid = np.cumsum(planned * self.shares) - planned * self.shares
+        drawn = np.floor(trials * self.shares + (start + laid) % 1.0).astype(np.int64)
+        return np.where(self.certain(trials), self.remaining, np.minimum(drawn, self.remaining))
+
+    def estimate(
+        self, trials: int, stratum: Integers, values: Floats, guess: Guess, members: Flags, level: float
+    ) -> Estimate:
+        """Mean value over all faults of some strata, from the trials of this stage.
+
+        With R faults left in a stratum, drawn with probability q, a trial of value y becomes x = R/q · (y - g), g being
+        what its stratum was expected to give: the guess, and the stratum's other trials. The mean of x and Σ R g
+        together are the sum over all that is left, whatever the guesses, so one interval for a bounded mean over all x
+        (`bounded_mean`) holds for frequent and silent strata alike. The silent ones, drawn in proportion to their
+        sizes, share its one exact bound. This is importance sampling with a defensive mixture (Hesterberg 1995,
+        "Weighted average importance sampling and defensive mixture distributions", Technometrics 37) and control
+        variates; in strata with many trials it is the classical stratified estimate (Cochran 1977, chapter 5).
+
+        Args:
+            trials: For how many trials the stage's counts were drawn.
+            stratum: Array [trials], the position of each trial's stratum.
+            values: Array [trials] in [0, 1].
+            guess: What was known of these values before the stage.
+            members: Array [strata], the strata asked about.
+            level: Confidence level.
+
+        Returns:
+            The estimate, within [0, 1]. ``n`` counts the stage's trials in these strata.
+        """
+        strata = self.size.size
+        tried = np.bincount(stratum, minlength=strata)
+        rest = members & ~(self.certain(trials) & (tried >= self.remaining))
+        n, population = int(tried[members].sum()), float(self.size[members].sum())
+        exact = float(guess.known[members].sum() + values[(members & ~rest)[stratum]].sum()) / population
+        left = np.where(rest, self.remaining, 0) / population
+        if not left.any():
+            return Estimate(exact, exact, exact, level, n)
+        at, y = stratum[rest[stratum]], values[rest[stratum]]
+        expected, others = guess.updated(at, y)
+        offset = exact + float(left @ expected)
+        if not at.size:
+            return Estimate(min(1.0, offset), exact, min(1.0, exact + float(left.sum())), level, n)
+        chance = float(self.shares[rest].sum())
+        unit = np.divide(left * chance, self.shares, out=np.zeros(strata), where=rest)
+        x = unit[at] * (y - others)
+        lower = min(float((-unit * expected).min()), float(x.min()))
+        upper = max(float((unit * (1 - expected)).max()), float(x.max()))
+        fraction = at.size / chance * float((self.shares[rest] / self.remaining[rest]).min())
+        return _shifted(bounded_mean(x, lower, upper, level), offset, finite_population(fraction), n)
+
+
+def pilot_design(size: Integers) -> Design:
+    """A first stage that knows nothing but sizes: half of it in proportion to them, half to their square roots."""
+    roots = np.sqrt(size)
+    return Design(size, size, (size / size.sum() + roots / roots.sum()) / 2)
+
+
+def predict(tried: Integers, sums: Floats, kin: Sequence[Integers]) -> Guess:
+    """What a pilot says of each stratum's mean.
+
+    A stratum's own trials and, weighing as much as two of them, the rate expected from its kin: the overall rate times
+    what each kinship (its tensor, its bit position) multiplies it by.
+
+    Args:
+        tried: Array [strata], pilot trials.
+        sums: Array [strata], sums of their values.
+        kin: Arrays [strata] of family numbers, one array for each kinship.
+    """
+    rate = (sums.sum() + _EXTRA_EVENTS) / (tried.sum() + 2 * _EXTRA_EVENTS)
+    expected = np.full(tried.size, rate)
+    for family in kin:
+        events, trials = np.bincount(family, sums), np.bincount(family, tried)
+        expected *= ((events + _KIN_TRIALS * rate) / (trials + _KIN_TRIALS) / rate)[family]
+    expected = np.minimum(expected, _LARGEST_RATE)
+    return Guess(sums, sums + _KIN_TRIALS * expected, tried + _KIN_TRIALS)
+
+
+def neyman_design(
+    size: Integers, tried: Integers, values: Floats, guess: Guess, cost: Callable[[Spread], float]
+) -> tuple[Design, Spread]:
+    """The main stage that is best as far as a pilot can tell, and what to expect of its trials.
+
+    A part of the trials in proportion to the strata's sizes, which the silent strata live on; the rest in proportion to
+    size times standard deviation (Neyman 1934, "On the two different aspects of the representative method", Journal of
+    the Royal Statistical Society 97).
+
+    Args:
+        size: Array [strata], all faults.
+        tried: Array [strata], pilot trials.
+        values: Array [pilot trials].
+        guess: What `predict` says of the strata.
+        cost: What is least for the best part, e.g. the trials needed.
+    """
+    remaining = size - tried
+    weight = remaining / size.sum()
+    p = guess.mean
+    second, third = ((np.sum(values**k) + _EXTRA_EVENTS**k) / (values.sum() + _EXTRA_EVENTS) for k in (2, 3))
+    variance = np.maximum(second * p - p * p, _SMALLEST_VARIANCE * second * p)
+    skew = np.maximum(third * p - 3 * second * p * p + 2 * p**3, 0.0)
+    proportional, neyman = weight / weight.sum(), weight * np.sqrt(variance) / (weight @ np.sqrt(variance))
+
+    def candidate(part: float) -> tuple[Design, Spread]:
+        shares = part * proportional + (1 - part) * neyman
+        unit = np.divide(weight, shares, out=np.zeros_like(weight), where=shares > 0)
+        moments = CAUTION * float(unit * weight @ variance), float(unit**2 * weight @ skew)
+        return Design(size, remaining, shares), Spread(*moments, float((unit * p).max()), float((unit * (1 - p)).max()))
+
+    return min((candidate(part) for part in PROPORTIONAL_PARTS), key=lambda found: cost(found[1]))
+
+
+def _shifted(part: Estimate, offset: float, shrink: float, n: int) -> Estimate:
+    """An estimate moved by ``offset``, its interval shrunk and kept within [0, 1]."""
+    bounds = (part.value, part.value + (part.low - part.value) * shrink, part.value + (part.high - part.value) * shrink)
+    value, low, high = (min(1.0, max(0.0, offset + bound)) for bound in bounds)
+    return Estimate(value, low, high, part.level, n)
