@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from hwbench.build import Build, Recipe, cache_home, make_build
+from hwbench.build import Build, Recipe, make_build, work_folder
 from hwbench.dataset import DataSpec, materialise, open_source
 from hwbench.errors import InputError
 from hwbench.export import parse_input
@@ -176,15 +175,13 @@ def build_model(
         raise InputError(f"{out}: holds a build; name another folder")
     if chosen.precision.needs_calibration and calibration is None:
         raise InputError(f"profile {chosen.name}: static int8 needs calibration data; give --calibration")
-    home = cache_home() / "work"
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
+    with work_folder() as folder:
         data = None
         sizes: dict[str, Sequence[int]] = {
             given.name: given.shape[1:] for given in map(parse_input, shapes) if given.name
         }
         if calibration is not None:
-            data = materialise(open_source(DataSpec(source=calibration)), opened.inputs, Path(folder), task=None)
+            data = materialise(open_source(DataSpec(source=calibration)), opened.inputs, folder, task=None)
             data = replace(data, labels=None)
             sizes = {name: file.shape[1:] for name, file in data.inputs.items()}
         recipe = Recipe(opened, chosen.precision, sizes, data if chosen.precision.needs_calibration else None, "given")

@@ -7,10 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from hwbench.dataset import Dataset
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
@@ -23,6 +27,8 @@ MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
 # Raised when the same inputs would give another file.
 _RECIPE = 2
+# How old a dead process's temporary folder must be: one of another machine that shares the cache looks dead from here.
+_STALE_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,19 @@ def cache_home() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """A temporary folder in the cache; what killed runs left of theirs a day ago or more is removed on the way."""
+    home = cache_home() / "work"
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.iterdir():
+        owner = left.name.partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)) and time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=f"{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 def make_build(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hwbench import __version__
-from hwbench.build import Recipe, cache_home
+from hwbench.build import Recipe, work_folder
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
 from hwbench.errors import ModelError, SpecError, UnknownNameError
@@ -105,11 +104,9 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
     chosen = _studies(spec)
-    home = cache_home() / "work"
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix="data-") as folder:
-        data = materialise(open_source(spec.data), model.inputs, Path(folder), task=spec.task)
-        data, calibration, note = _calibration(spec, model, data, Path(folder))
+    with work_folder() as folder:
+        data = materialise(open_source(spec.data), model.inputs, folder, task=spec.task)
+        data, calibration, note = _calibration(spec, model, data, folder)
         output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
         if output is None:
             raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
@@ -120,7 +117,7 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         own = spec.metric is not None and is_reference(spec.metric)
         task = spec.task or ("classification" if metrics[0].k else "custom" if own else "regression")
         yield Prepared(
-            spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, Path(folder)
+            spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, folder
         )
 
 

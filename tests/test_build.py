@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwbench.build import MANIFEST, Recipe, cache_home, make_build
+from hwbench.build import MANIFEST, Recipe, cache_home, make_build, work_folder
 from hwbench.dataset import Dataset
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
 from hwbench.model import Model
@@ -82,6 +82,7 @@ def counted():
         ({"format": "int4"}, {"format": "int4", "per_channel": False, "weights": "u8"}),
         (
             {"format": "int8", "quantizer": "nncf"},
+            {"format": "int8", "quantizer": "nncf", "calibration": {"percentile": 99.0}},
         ),
     ],
 )
@@ -271,3 +272,20 @@ def test_two_processes_may_build_at_once(tmp_path):
     assert said[0][0] == said[1][0]
     assert len(list((tmp_path / "cache" / "builds").iterdir())) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "a.made", "b.made", "cache", "shared"}
+
+
+def test_what_killed_runs_left_is_removed_and_living_ones_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWBENCH_CACHE", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead, fresh, living = (
+        tmp_path / "work" / name for name in (f"{ended.pid}-old", f"{ended.pid}-new", f"{os.getpid()}-a")
+    )
+    for folder in (dead, fresh, living):
+        folder.mkdir(parents=True)
+    for folder in (dead, living):
+        os.utime(folder, (0, 0))
+    with work_folder() as own:
+        assert own.is_dir()
+        assert {path.name for path in own.parent.iterdir()} == {fresh.name, living.name, own.name}
+    assert not own.exists()

@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Flip stored bits of the deployed build, one fault a trial, and tell which of them change an answer.
 
-    Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the whole
-    build's before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the end.
+    Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the
+    whole build before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the end.
     """
     from hwbench.spec import make_spec
 

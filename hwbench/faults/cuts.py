@@ -16,6 +16,7 @@ everything derived from constants stays with its consumer: otherwise runtimes fu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,8 +66,9 @@ class GraphCutter:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.nodes = list(model.graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._derived = _constant_derived(model.graph, self.constants)
+        self.nodes = _chained(model.graph.node, self._derived)
         self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in model.graph.output]
         self._made_at = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
@@ -75,7 +77,6 @@ class GraphCutter:
             for name in node.input:
                 if name:
                     self._uses.setdefault(name, []).append(index)
-        self._derived = self._constant_derived()
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -182,20 +183,21 @@ class GraphCutter:
         weight_axis = 0 if node.op_type == "Conv" or transposed else len(weight.dims) - 1
         channels = weight.dims[weight_axis]
         depthwise = group > 1 and weight.dims[1] == 1 and group == channels
-        parameters = self._channelled(node.input[1], channels, weight_axis)
+        found = [self._channelled(node.input[1], channels, weight_axis)]
         if len(node.input) > 2 and node.input[2]:
-            parameters |= self._channelled(node.input[2], channels, 0)
+            found.append(self._channelled(node.input[2], channels))
         position, out = index, node.output[0]
         while (step := self._channelwise(out, channels)) is not None:
             position, out = step[0], self.nodes[step[0]].output[0]
-            parameters |= step[1]
-        if group > 1 and not depthwise:
-            parameters = {}  # a lane would need the channels of its group together
+            found.append(step[1])
+        # a grouped channel would need the others of its group; a number per channel that is used elsewhere too, all of them
+        lanes = (group == 1 or depthwise) and None not in found
+        parameters = {name: at for part in found if part for name, at in part.items()} if lanes else {}
         axis = 1 if node.op_type in ("Conv", "Gemm") else -1
         x = self.carrier(node.input[0])
         return Layer(node_name(node), node.op_type, position, x, out, axis, channels, parameters, depthwise)
 
-    def _channelwise(self, name: str, channels: int) -> tuple[int, dict[str, int]] | None:
+    def _channelwise(self, name: str, channels: int) -> tuple[int, dict[str, int] | None] | None:
         """The one operator that reads a tensor, if it treats channels apart, and its parameters per channel."""
         users = self._uses.get(name, [])
         if len(users) != 1 or name in self.outputs:
@@ -210,25 +212,43 @@ class GraphCutter:
         if node.op_type == "Add" and others and all(other in self._derived for other in others):
             bias = self._stored(others[0])
             if bias is not None and list(bias.dims) == [channels]:
-                return users[0], self._channelled(others[0], channels, 0)
+                return users[0], self._channelled(others[0], channels)
         return None
 
-    def _channelled(self, name: str, channels: int, axis: int) -> dict[str, int]:
-        """The initializers behind a constant-derived tensor that have one slice a channel and no other use."""
+    def _channelled(self, name: str, channels: int, axis: int = -1) -> dict[str, int] | None:
+        """The initializers behind a constant-derived tensor that have one slice a channel, to the axis that counts channels.
+
+        None if some of its channels cannot be computed without the others: it is made by an operator other than
+        DequantizeLinear, or an initializer is used elsewhere too.
+
+        Args:
+            name: The tensor.
+            channels: How many channels the layer has.
+            axis: The axis of the tensor that counts them.
+        """
         found: dict[str, int] = {}
-        if name in self.constants:
-            names = [(name, axis)]
-        elif name in self._made_at and self.nodes[self._made_at[name]].op_type == "DequantizeLinear":
-            node = self.nodes[self._made_at[name]]
-            names = [(node.input[0], axis), *((other, 0) for other in node.input[1:] if other)]
-        else:
-            return {}
-        for initializer, at in names:
-            tensor = self.constants.get(initializer)
-            fits = tensor is not None and at < len(tensor.dims) and tensor.dims[at] == channels
-            if fits and len(self._uses[initializer]) == 1:
-                found[initializer] = at
+        for initializer, at in self._parts(name, axis):
+            dims = self.constants[initializer].dims if initializer in self.constants else None
+            if dims is None:
+                return None
+            if at is not None and len(dims) and dims[at] == channels:
+                if len(self._uses[initializer]) != 1:
+                    return None
+                found[initializer] = at % len(dims)
         return found
+
+    def _parts(self, name: str, axis: int) -> list[tuple[str, int | None]]:
+        """What a constant-derived tensor is made of, each with its axis that would count channels; None: it has none."""
+        index = self._made_at.get(name)
+        if index is None or self.nodes[index].op_type != "DequantizeLinear":
+            return [(name, axis)]
+        node = self.nodes[index]
+        stored, *steps = (other for other in node.input if other)
+        dims = self.constants[stored].dims if stored in self.constants else ()
+        along = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        blocked = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+        per_channel = len(dims) <= 1 or along % len(dims) == axis % len(dims)
+        return [(stored, axis), *((step, axis if blocked else 0 if per_channel else None) for step in steps)]
 
     def _stored(self, name: str) -> onnx.TensorProto | None:
         """The stored tensor behind a constant or its dequantized form."""
@@ -242,13 +262,6 @@ class GraphCutter:
         """Whether a node only dequantizes an activation: it is repeated for each consumer."""
         node = self.nodes[index]
         return node.op_type == "DequantizeLinear" and node.output[0] not in self._derived
-
-    def _constant_derived(self) -> set[str]:
-        derived = set(self.constants)
-        for node in self.nodes:
-            if node.input and all(name in derived for name in node.input if name):
-                derived.update(node.output)
-        return derived
 
     def _value(self, name: str) -> onnx.ValueInfoProto:
         known = self.types.get(name)
@@ -273,6 +286,40 @@ class GraphCutter:
             functions=self.model.functions,
         )
         return made
+
+
+def _constant_derived(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
+    """The tensors that hold the same numbers whatever the inputs."""
+    derived = set(constants)
+    for node in graph.node:
+        if node.input and all(name in derived for name in node.input if name):
+            derived.update(node.output)
+    return derived
+
+
+def _chained(nodes: Sequence[onnx.NodeProto], derived: AbstractSet[str]) -> list[onnx.NodeProto]:
+    """The nodes in an order in which one that waits for a single other stands right behind it.
+
+    So the operators of a layer stand together, and layers come one after the other even where the file has the branches of a
+    graph in turns.
+    """
+    first = [node for node in nodes if derived.issuperset(node.output)]
+    others = [node for node in nodes if not derived.issuperset(node.output)]
+    users: dict[str, list[int]] = {}
+    for index, node in enumerate(others):
+        for name in dict.fromkeys(node.input):
+            users.setdefault(name, []).append(index)
+    ordered: dict[int, onnx.NodeProto] = {}
+    for index in range(len(others)):
+        following: int | None = index
+        while following is not None and following not in ordered:
+            ordered[following] = node = others[following]
+            after = users.get(node.output[0], []) if len(node.output) == 1 else []
+            waits = len(after) == 1 and all(
+                name in derived or name in (node.output[0], "") for name in others[after[0]].input
+            )
+            following = after[0] if waits else None
+    return [*first, *ordered.values()]
 
 
 def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,11 @@ Flags = NDArray[np.bool_]
 PROPORTIONAL_PARTS = tuple(step / 20 for step in range(2, 21))
 """Parts of a stage's trials that may go to all strata in proportion to their sizes."""
 
-CAUTION = 1.15
-"""A plan expects this many times the variance its pilot predicts: pilots miss rare events more often than not."""
-
 _KIN_TRIALS = 2.0
 """How many trials of a stratum's own weigh as much as what its kin show."""
 
-_EXTRA_EVENTS = 0.5
-"""Added to a pilot's events, so that no rate is predicted as 0."""
+_EXTRA_TRIALS, _EXTRA_EVENTS = 1.0, 0.5
+"""Added to a pilot, so that no rate is predicted as 0."""
 
 _LARGEST_RATE = 0.9
 _SMALLEST_VARIANCE = 0.05
@@ -103,6 +100,19 @@ class Design:
         drawn = np.floor(trials * self.shares + (start + laid) % 1.0).astype(np.int64)
         return np.where(self.certain(trials), self.remaining, np.minimum(drawn, self.remaining))
 
+    def capped(self, trials: int) -> Design:
+        """This design with no stratum expected to give more of ``trials`` than it has; the others take what it cannot."""
+        if trials >= self.remaining.sum():
+            return self
+        most = self.remaining / trials
+        full = np.zeros(self.size.size, dtype=np.bool_)
+        shares = self.shares
+        while (over := shares > most * (1 + 1e-9)).any():
+            full |= over
+            free = np.where(full, 0.0, self.shares)
+            shares = np.where(full, most, free * (1 - most[full].sum()) / free.sum())
+        return replace(self, shares=shares)
+
     def estimate(
         self, trials: int, stratum: Integers, values: Floats, guess: Guess, members: Flags, level: float
     ) -> Estimate:
@@ -155,19 +165,27 @@ def pilot_design(size: Integers) -> Design:
     return Design(size, size, (size / size.sum() + roots / roots.sum()) / 2)
 
 
-def predict(tried: Integers, sums: Floats, kin: Sequence[Integers]) -> Guess:
+def moment(values: Floats, power: int) -> float:
+    """Mean of the values' powers, with half an event more than a pilot saw; 1 is the event's value if it saw none."""
+    event = float(values.max(initial=0.0)) or 1.0
+    return float(np.sum(values**power) + _EXTRA_EVENTS * event**power) / (values.size + _EXTRA_TRIALS)
+
+
+def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Integers]) -> Guess:
     """What a pilot says of each stratum's mean.
 
     A stratum's own trials and, weighing as much as two of them, the rate expected from its kin: the overall rate times
     what each kinship (its tensor, its bit position) multiplies it by.
 
     Args:
-        tried: Array [strata], pilot trials.
-        sums: Array [strata], sums of their values.
+        stratum: Array [pilot trials], position of each trial's stratum.
+        values: Array [pilot trials] in [0, 1].
+        strata: How many strata there are.
         kin: Arrays [strata] of family numbers, one array for each kinship.
     """
-    rate = (sums.sum() + _EXTRA_EVENTS) / (tried.sum() + 2 * _EXTRA_EVENTS)
-    expected = np.full(tried.size, rate)
+    tried, sums = np.bincount(stratum, minlength=strata), np.bincount(stratum, values, strata)
+    rate = moment(values, 1)
+    expected = np.full(strata, rate)
     for family in kin:
         events, trials = np.bincount(family, sums), np.bincount(family, tried)
         expected *= ((events + _KIN_TRIALS * rate) / (trials + _KIN_TRIALS) / rate)[family]
@@ -194,7 +212,7 @@ def neyman_design(
     remaining = size - tried
     weight = remaining / size.sum()
     p = guess.mean
-    second, third = ((np.sum(values**k) + _EXTRA_EVENTS**k) / (values.sum() + _EXTRA_EVENTS) for k in (2, 3))
+    second, third = (moment(values, power) / moment(values, 1) for power in (2, 3))
     variance = np.maximum(second * p - p * p, _SMALLEST_VARIANCE * second * p)
     skew = np.maximum(third * p - 3 * second * p * p + 2 * p**3, 0.0)
     proportional, neyman = weight / weight.sum(), weight * np.sqrt(variance) / (weight @ np.sqrt(variance))
@@ -202,7 +220,7 @@ def neyman_design(
     def candidate(part: float) -> tuple[Design, Spread]:
         shares = part * proportional + (1 - part) * neyman
         unit = np.divide(weight, shares, out=np.zeros_like(weight), where=shares > 0)
-        moments = CAUTION * float(unit * weight @ variance), float(unit**2 * weight @ skew)
+        moments = float(unit * weight @ variance), float(unit**2 * weight @ skew)
         return Design(size, remaining, shares), Spread(*moments, float((unit * p).max()), float((unit * (1 - p)).max()))
 
     return min((candidate(part) for part in PROPORTIONAL_PARTS), key=lambda found: cost(found[1]))

@@ -108,7 +108,9 @@ class LinearCode:
         wrong_data = data // self.data_bits * size + data % self.data_bits
         wrong_checks = checks // self.check_bits * size + self.data_bits + checks % self.check_bits
         wrong = np.sort(np.concatenate([wrong_data, wrong_checks]))
-        affected, starts = np.unique(wrong // size, return_index=True)
+        words = wrong // size
+        starts = np.flatnonzero(np.diff(words, prepend=-1))
+        affected = words[starts]
         syndromes = np.bitwise_xor.reduceat(self._columns[wrong % size], starts) if affected.size else affected
         asks = self._asks[syndromes]
         behind = (asks >= 0) & (asks < self.data_bits) & (affected * self.data_bits + asks >= n_data)
@@ -117,7 +119,9 @@ class LinearCode:
         # What is inverted was wrong and is right now, or the other way round.
         left = np.setxor1d(wrong, affected[acted] * size + asks[acted], assume_unique=True)
         left = left[left % size < self.data_bits]
-        spoilt = np.isin(affected, left // size)
+        is_spoilt = np.zeros(self.words(n_data), dtype=bool)
+        is_spoilt[left // size] = True
+        spoilt = is_spoilt[affected]
         counts = Counts(
             corrected=int(np.count_nonzero(acted & ~spoilt)),
             detected=int(np.count_nonzero(asks == _DETECTED)),

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
-from hwbench.faults.design import CAUTION, Design, Flags, Floats, Guess, Integers, neyman_design, pilot_design, predict
+from hwbench.faults.design import Design, Flags, Floats, Guess, Integers, moment, neyman_design, pilot_design, predict
 from hwbench.faults.sampler import CampaignEstimate, Rates, Results, Sampler
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import Spread
@@ -31,6 +31,9 @@ GROWTH = 1.4
 
 SMALLEST_PILOT = 60
 """Trials below which a pilot says too little to plan with."""
+
+PILOT_OF_MAIN = 0.15
+"""A pilot goes on, doubling, until it has this part of the trials that it plans for the main stage."""
 
 
 class Exhaustive(Sampler):
@@ -116,6 +119,12 @@ class _TwoStage(Sampler):
         ValueError: Not exactly one of ``n`` and ``half_width`` is given, or it is out of range; or as for every sampler.
     """
 
+    pilot_part: float
+    """Part of a given number of trials that the pilot takes."""
+
+    pilot_scale: float
+    """The pilot of a given half-width, as a multiple of the trials that would do if there were no event."""
+
     def __init__(
         self,
         strata: Sequence[tuple[Hashable, int]],
@@ -130,53 +139,63 @@ class _TwoStage(Sampler):
             raise ValueError("give either n, the number of trials, or half_width, what the interval is to reach")
         if (n is not None and n < 1) or (half_width is not None and not 0 < half_width < 0.5):
             raise ValueError(f"n starts at 1 and half_width lies between 0 and 0.5; got n={n}, half_width={half_width}")
-        self.n, self.half_width, self.seed = n, half_width, seed
-        self._spending = SPENDING if n is None else (1.0,)
+        self._budget, self._target, self._seed = n or 0, half_width or 0.0, seed
+        self._spending = (1.0,) if self._budget else SPENDING
         nothing = Guess(np.zeros(self.size.size))
-        self._pilot = self._stage(self._first_design(), (self._pilot_trials(),), 0, nothing, nothing)
+        self._pilot = self._stage(self._first_design(), self._waves(), 0, nothing, nothing)
 
     def next(self, results: Results) -> dict[Hashable, int] | None:
         """What the pilot lacks; then what the main stage lacks at its next look; None when it may stop."""
-        done, pilot, main = self._split(results)
-        lacking = self._pilot.counts[0] - done
-        if (lacking > 0).any():
-            return self._asked(lacking)
-        stage = self._main_stage(pilot)
+        trials = self._trials(results)
+        done = trials.per_stratum(self.size.size)
+        wave, stage = self._planned(trials)
+        if stage is None:
+            return self._asked(self._pilot.counts[wave] - done)
+        main = trials.where(~self._earliest(trials, self._pilot.counts[wave]))
         everything = np.ones(self.size.size, dtype=np.bool_)
         for look, counts in enumerate(stage.counts):
-            lacking = self._pilot.counts[0] + counts - done
+            lacking = self._pilot.counts[wave] + counts - done
             if (lacking > 0).any():
                 return self._asked(lacking)
-            reached = self._first(main, counts)
+            reached = main.where(self._earliest(main, counts))
             found = stage.rates(reached, look, everything, self._look_level(look)).sdc
-            if self.half_width is None or (found.high - found.low) / 2 <= self.half_width:
+            if self._budget or (found.high - found.low) / 2 <= self._target:
                 return None
         return None
 
     def _rates(self, results: Results, members: list[Flags]) -> list[Rates]:
-        done, pilot, main = self._split(results)
-        if not main.stratum.size and (done < self._pilot.counts[0]).any():
-            return [self._pilot.rates(pilot, 0, part, self.level) for part in members]
-        stage = self._main_stage(pilot)
+        trials = self._trials(results)
+        wave, stage = self._planned(trials)
+        if stage is None:
+            return [self._pilot.rates(trials, wave, part, self.level) for part in members]
+        early = self._earliest(trials, self._pilot.counts[wave])
+        pilot, main = trials.where(early), trials.where(~early)
         tried = main.per_stratum(self.size.size)
-        look = sum((tried >= counts).all() for counts in stage.counts[1:])
+        look = sum(bool((tried >= counts).all()) for counts in stage.counts[1:])
         level = self._look_level(look)
         rates = []
         for part in members:
-            enough = min(self._pilot.counts[0][part].sum(), stage.design.remaining[part].sum())
+            enough = min(self._pilot.counts[wave][part].sum(), stage.design.remaining[part].sum())
             if tried[part].sum() >= enough:
                 rates.append(stage.rates(main, look, part, level))
             else:
-                rates.append(self._pilot.rates(pilot, 0, part, level))
+                rates.append(self._pilot.rates(pilot, wave, part, level))
         return rates
+
+    def _planned(self, trials: _Trials) -> tuple[int, _Stage | None]:
+        """The pilot's wave that is running, and None; or its last one, and the main stage that it plans."""
+        for wave, counts in enumerate(self._pilot.counts):
+            pilot = trials.where(self._earliest(trials, counts))
+            if pilot.stratum.size < counts.sum():
+                return wave, None
+            stage = self._main_stage(pilot)
+            if pilot.stratum.size >= PILOT_OF_MAIN * stage.looks[0]:
+                break
+        return wave, stage
 
     @abstractmethod
     def _first_design(self) -> Design:
         """How the pilot draws."""
-
-    @abstractmethod
-    def _pilot_trials(self) -> int:
-        """Trials of the pilot."""
 
     @abstractmethod
     def _main_stage(self, pilot: _Trials) -> _Stage:
@@ -186,30 +205,34 @@ class _TwoStage(Sampler):
     def _draw(self, design: Design, looks: tuple[int, ...], rng: np.random.Generator) -> list[Integers]:
         """For each look, how many trials each stratum has by then."""
 
+    def _waves(self) -> tuple[int, ...]:
+        """Trials of the pilot by the end of each wave.
+
+        A part of the budget; or, doubling, of the trials that without any event would bound a rate by the target.
+        """
+        population = int(self.size.sum())
+        if self._budget:
+            return (int(self.pilot_part * min(self._budget, population)),)
+        silent = math.log(2 / (1 - self.level)) / (2 * self._target)
+        first = min(population, max(SMALLEST_PILOT, round(self.pilot_scale * silent)))
+        return tuple(min(population, first << wave) for wave in range((population // first).bit_length() + 1))
+
     def _stage(self, design: Design, looks: tuple[int, ...], number: int, sdc: Guess, due: Guess) -> _Stage:
-        counts = self._draw(design, looks, np.random.default_rng([self.seed, number]))
+        counts = self._draw(design, looks, np.random.default_rng([self._seed, number]))
         return _Stage(design, looks, tuple(counts), sdc, due)
 
     def _looks(self, planned: Spread, pilot: _Trials) -> tuple[int, ...]:
         """Trials of the main stage by each look."""
-        if self.n is not None:
-            return (max(0, self.n - pilot.stratum.size),)
-        assert self.half_width is not None
-        first = max(pilot.stratum.size, planned.trials(self.half_width, self._look_level(0)))
+        if self._budget:
+            return (self._budget - pilot.stratum.size,)
+        first = max(pilot.stratum.size, planned.trials(self._target, self._look_level(0)))
         return tuple(round(first * GROWTH**look) for look in range(len(SPENDING)))
 
     def _look_level(self, look: int) -> float:
         return 1 - (1 - self.level) * self._spending[look]
 
-    def _split(self, results: Results) -> tuple[Integers, _Trials, _Trials]:
-        """Trials per stratum, the pilot's trials, those of the main stage."""
-        trials = _Trials(self._positions(results.strata), results.sdc, results.due)
-        done = trials.per_stratum(self.size.size)
-        early = self._earliest(trials, self._pilot.counts[0])
-        return done, trials.where(early), trials.where(~early)
-
-    def _first(self, trials: _Trials, counts: Integers) -> _Trials:
-        return trials.where(self._earliest(trials, counts))
+    def _trials(self, results: Results) -> _Trials:
+        return _Trials(self._positions(results.strata), results.sdc, results.due)
 
     def _earliest(self, trials: _Trials, counts: Integers) -> Flags:
         """Which trials are among the first ``counts`` of their stratum."""
@@ -228,23 +251,19 @@ class Uniform(_TwoStage):
     With ``half_width`` a pilot estimates the variance between faults first.
     """
 
+    pilot_part, pilot_scale = 0.0, 0.3
+
     def _first_design(self) -> Design:
         return Design(self.size, self.size, self.size / self.size.sum())
-
-    def _pilot_trials(self) -> int:
-        if self.half_width is None:
-            return 0
-        return min(int(self.size.sum()), max(SMALLEST_PILOT, round(0.3 * _floor(self.half_width, self.level))))
 
     def _main_stage(self, pilot: _Trials) -> _Stage:
         tried = pilot.per_stratum(self.size.size)
         remaining = self.size - tried
         total = int(remaining.sum())
         design = Design(self.size, remaining, remaining / max(total, 1))
-        mean = (pilot.sdc.sum() + 0.5) / (pilot.sdc.size + 1)
-        second, third = ((np.sum(pilot.sdc**k) + 0.5) / (pilot.sdc.size + 1) for k in (2, 3))
+        mean, second, third = (moment(pilot.sdc, power) for power in (1, 2, 3))
         skew = max(0.0, third - 3 * second * mean + 2 * mean**3)
-        planned = Spread(CAUTION * (second - mean**2), skew, mean, 1 - mean, max(total, 1))
+        planned = Spread(second - mean**2, skew, mean, 1 - mean, max(total, 1))
         known = (Guess(np.bincount(pilot.stratum, values, self.size.size)) for values in (pilot.sdc, pilot.due))
         return self._stage(design, self._looks(planned, pilot), 1, *known)
 
@@ -268,29 +287,43 @@ class Stratified(_TwoStage):
     fault injections", DATE, on strata of layer and bit.
     """
 
+    pilot_part, pilot_scale = 0.25, 0.5
+
+    @cached_property
+    def _kin(self) -> list[Integers]:
+        """Family numbers of the strata, one array for each component of ids that are tuples of one length."""
+        lengths = {len(identity) if isinstance(identity, tuple) else 0 for identity in self.ids}
+        if len(lengths) > 1:
+            return []
+        columns = zip(*self.ids, strict=True) if lengths != {0} else ()
+        return [_families(column) for column in columns]
+
     def _first_design(self) -> Design:
         return pilot_design(self.size)
 
-    def _pilot_trials(self) -> int:
-        population = int(self.size.sum())
-        if self.half_width is None:
-            assert self.n is not None
-            return min(population, self.n // 4)
-        return min(population, max(SMALLEST_PILOT, round(0.5 * _floor(self.half_width, self.level))))
-
     def _main_stage(self, pilot: _Trials) -> _Stage:
         tried = pilot.per_stratum(self.size.size)
-        kin = self._kin()
         sdc, due = (
-            predict(tried, np.bincount(pilot.stratum, values, self.size.size), kin) for values in (pilot.sdc, pilot.due)
+            predict(pilot.stratum, values, self.size.size, self._kin) for values in (pilot.sdc, pilot.due)
         )
         if (tried >= self.size).all():
-            design, planned = Design(self.size, self.size - tried, np.zeros(self.size.size)), Spread(0, 0, 0, 0)
-        else:
-            design, planned = neyman_design(self.size, tried, pilot.sdc, sdc, self._cost(pilot))
-        return self._stage(design, self._looks(planned, pilot), 1, sdc, due)
+            return self._stage(Design(self.size, self.size - tried, np.zeros(self.size.size)), (0,), 1, sdc, due)
+        design, planned = neyman_design(self.size, tried, pilot.sdc, sdc, self._cost(pilot))
+        looks = self._looks(planned, pilot)
+        return self._stage(design.capped(looks[0]), looks, 1, sdc, due)
+
+    def _cost(self, pilot: _Trials) -> Callable[[Spread], float]:
+        """What a design is chosen by: the trials to the target, or the half-width after the budget."""
+        if self._budget:
+            return lambda planned: planned.half_width(self._budget - pilot.stratum.size, self.level)
+        return lambda planned: planned.trials(self._target, self._look_level(0))
+
+    def _draw(self, design: Design, looks: tuple[int, ...], rng: np.random.Generator) -> list[Integers]:
+        start = rng.random()
+        return [design.counts(look, looks[0], start) for look in looks]
 
 
-def _floor(half_width: float, level: float) -> float:
-    """Trials without any event that bound a rate by twice the half-width."""
-    return math.log(2 / (1 - level)) / (2 * half_width)
+def _families(labels: Sequence[Hashable]) -> Integers:
+    """Equal labels numbered alike, from 0 in order of appearance."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)

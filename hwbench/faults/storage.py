@@ -87,11 +87,12 @@ class _Layer:
         indices: Positions = words[:, None] * self.code.data_bits + np.arange(self.code.data_bits)
         return indices
 
-    def blocks(self, words: Positions) -> Positions:
-        """All bits of the elements that have bits in ``words``, ascending."""
+    def in_words(self, words: Positions) -> NDArray[np.bool_]:
+        """Which elements have bits in ``words``, shape ``[elements]``."""
         covered = self.covered_by(words).reshape(-1)
-        elements = np.unique(covered[covered < self.n_covered] // self.top)
-        return (elements[:, None] * self.width + np.arange(self.width)).reshape(-1)
+        elements = np.zeros(self.n_below // self.width, dtype=bool)
+        elements[covered[covered < self.n_covered] // self.top] = True
+        return elements
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,15 @@ class Storage:
             covered = layer.is_covered(below)
             decoded = layer.code.decode(layer.to_covered(below[covered]), checks, layer.n_covered)
             counts += decoded.counts
-            wrong = np.union1d(below[~covered], layer.from_covered(decoded.wrong))
-            if decoded.suspect.size and uncorrectable == "halt":
+            wrong = _merged(below[~covered], layer.from_covered(decoded.wrong))
+            if not decoded.suspect.size:
+                continue
+            if uncorrectable == "halt":
                 return Reading(wrong[wrong < self.data_bits], counts, halted=True)
-            suspect = layer.blocks(decoded.suspect)
-            ones = suspect[self._values(suspect, depth) == 1]
-            wrong = np.union1d(np.setdiff1d(wrong, suspect, assume_unique=True), ones)
+            suspect = layer.in_words(decoded.suspect)
+            zeroed = (np.flatnonzero(suspect)[:, None] * layer.width + np.arange(layer.width)).reshape(-1)
+            ones = zeroed[self._values(zeroed, depth) == 1]
+            wrong = _merged(wrong[~suspect[wrong // layer.width]], ones)
         return Reading(wrong, counts)
 
     def _values(self, positions: Positions, depth: int) -> NDArray[np.uint8]:
@@ -187,3 +191,8 @@ class Storage:
     @cached_property
     def _patterns(self) -> Array:
         return bits.patterns(self._tensor)
+
+
+def _merged(one: Positions, other: Positions) -> Positions:
+    """Two sets of positions without a common one, as one ascending array."""
+    return np.sort(np.concatenate([one, other]))

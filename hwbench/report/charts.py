@@ -73,6 +73,38 @@ def lines(
     return finish([*reference_rule(level), band, line, dots], points, HEIGHT)
 
 
+def places(
+    points: Sequence[dict[str, Any]], profiles: Sequence[str], domain: Sequence[int], x_title: str, y_title: str
+) -> dict[str, Any]:
+    """Points with interval bars over numbered places, side by side where profiles share a place.
+
+    Args:
+        points: Made by `point`, with ``x``, one of the places, and ``n``.
+        profiles: Every profile of the run.
+        domain: The places, measured or not.
+        x_title: The horizontal axis's title.
+        y_title: The vertical axis's title.
+    """
+    shown = [name for name in profiles if any(entry["profile"] == name for entry in points)]
+    x = alt.X(
+        "x:O",
+        title=x_title,
+        scale=alt.Scale(domain=list(domain), paddingInner=0.3, paddingOuter=0.15),
+        axis=alt.Axis(labelAngle=0, values=list(domain[:: math.ceil(len(domain) / 16)])),
+    )
+    base = alt.Chart().encode(
+        x=x, xOffset=alt.XOffset("profile:N", scale=alt.Scale(domain=shown)), color=colour(profiles)
+    )
+    whiskers = base.mark_rule(strokeWidth=1.75).encode(
+        y=alt.Y("low:Q", title=y_title), y2="high:Q", opacity=opacity(0.55, 0.06)
+    )
+    dots = base.mark_point(filled=True, size=46).encode(
+        y=alt.Y("value:Q", title=y_title), shape=shape(profiles), opacity=opacity(1, 0.12),
+        tooltip=[*_INTERVAL, alt.Tooltip("n:N", title="n")],
+    )  # fmt: skip
+    return finish([whiskers.transform_filter("isValid(datum.low) && isValid(datum.high)"), dots], points, HEIGHT)
+
+
 def scatter(
     points: Sequence[dict[str, Any]], profiles: Sequence[str], x_title: str, y_title: str, logarithmic: bool
 ) -> dict[str, Any]:

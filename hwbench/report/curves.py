@@ -24,31 +24,15 @@ def curve(view: View, study: str, metric: str, key: str, axis: str, title: str, 
         caption: How to read it.
     """
     found = [(setting, row) for setting, row in view.sweep(study, metric, key) if row.profile in view.profiles]
+    if not found:
+        return None
     positive = [setting for setting, _ in found if setting > 0]
     logarithmic = (
         bool(positive) and min(setting for setting, _ in found) >= 0 and max(positive) / min(positive) >= _LOG_SPAN
     )
-    return curve_of(view, found, metric, axis, title, caption, logarithmic)
-
-
-def curve_of(
-    view: View,
-    found: list[tuple[float, Row]],
-    metric: str,
-    axis: str,
-    title: str,
-    caption: str,
-    logarithmic: bool = False,
-) -> Chart | None:
-    """The curve of given figures, each with its setting; other arguments as in `curve`.
-
-    A logarithmic axis leaves out what is not positive; the table keeps it.
-    """
-    if not found:
-        return None
     points = [charts.point(row, x=setting) for setting, row in found if setting > 0 or not logarithmic]
     whole = all(setting.is_integer() for setting, _ in found)
-    across = charts.log_x(axis, [point["x"] for point in points]) if logarithmic else charts.linear_x(axis, whole)
+    across = charts.log_x(axis, positive) if logarithmic else charts.linear_x(axis, whole)
     spec = charts.lines(points, view.profiles, across, metric_title(metric), without_faults(view, metric))
     profiles = drawn((row for _, row in found), view)
     return Chart(title, spec, profiles, caption, _figures(found, profiles, axis))

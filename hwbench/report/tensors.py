@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 import altair as alt
@@ -24,18 +25,19 @@ def labels(names: Iterable[str]) -> dict[str, str]:
     """Short labels for tensors' names, no two the same.
 
     Exporters repeat the path of a module in its parts' names (``/features/features.3/conv/conv.0/weight``) and quantizers
-    end every weight's name the same; both are left out, and of what is still long the middle.
+    mark every name the same; both are left out, and of what is still long the middle.
     """
     found: dict[str, str] = {}
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for name in names:
-        parts = plain(name).removesuffix("_quantized").strip("/").split("/")
+        parts = plain(name).replace("_quantized", "").strip("/").split("/")
         kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
         short = "/".join(kept)
         if len(short) > _HEAD + _TAIL + 1:
             short = f"{short[:_HEAD]}…{short[-_TAIL:]}"
-        taken[short] = taken.get(short, 0) + 1
-        found[name] = f"{short} ({taken[short]})" if taken[short] > 1 else short
+        candidates = chain([short], (f"{short} ({turn})" for turn in count(2)))
+        found[name] = next(label for label in candidates if label not in taken)
+        taken.add(found[name])
     return found
 
 

@@ -35,7 +35,10 @@ _COLUMNS = (
     ("Model", "memory", "model_bytes"),
     ("BER ok", "bit_flips", "tolerated_ber"),
     ("SQNR dB", "fidelity", "sqnr_db"),
+    ("SDC rate", "faults", "sdc_rate"),
+    ("DUE rate", "faults", "due_rate"),
 )
+_SHOWN = 7  # of the columns that were measured; more do not fit
 
 
 def verdict_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequence[Verdict]) -> Table:
@@ -60,7 +63,7 @@ def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequ
     """The profiles side by side, intervals for accuracy only; arguments as in `hwbench.report.html.write_html`."""
     view = View(run, table, verdicts)
     measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
-    columns = [column for column in _COLUMNS if column[1:] in measured]
+    columns = [column for column in _COLUMNS if column[1:] in measured][:_SHOWN]
     shown = Table(box=box.SIMPLE_HEAD, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("Profile", ratio=1, min_width=12, overflow="fold")
     shown.add_column(plain(metric_title(view.primary)), justify="right", no_wrap=True)

@@ -120,7 +120,8 @@ class View:
             (setting, row)
             for row in self.rows
             if row.study == study and row.metric == metric and row.status == "ok" and row.value is not None
-            and math.isfinite(row.value) and row.profile in self.profiles and (setting := settings(row.condition)).keys() == wanted
+            and math.isfinite(row.value) and row.profile in self.profiles
+            and (setting := settings(row.condition)).keys() == wanted
         ]  # fmt: skip
 
     def rules(self, profile: str) -> list[Verdict]:

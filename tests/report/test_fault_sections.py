@@ -88,13 +88,16 @@ def test_bits_are_drawn_by_number_format_and_detected_failures_only_where_there_
     ]
     chart = faults.section(view).charts[-1]
     assert [point["x"] for point in points(chart)] == list(range(8))
-    assert chart.caption == "Bit 7 is the sign."
+    assert {point["n"] for point in points(chart)} == {"500"}
+    assert chart.caption == "Bit 7 is the sign. Lines are intervals."
 
 
-def test_the_bits_of_the_widest_numbers_stand_on_a_linear_axis():
-    rows = [rate(0.5, bit=bit, format="int64") for bit in range(64)]
+@pytest.mark.parametrize(("form", "width"), [("int64", 64), ("bfloat16", 16), ("int4", 4), ("int999", 64), ("odd", 3)])
+def test_every_bit_of_a_format_has_its_place_sampled_or_not(form, width):
+    rows = [rate(0.5, bit=bit, format=form) for bit in (0, 2)]
     (chart,) = faults.section(view_of(*rows)).charts
-    assert [point["x"] for point in points(chart)] == list(range(64))
+    assert chart.spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == list(range(width))
+    assert [point["x"] for point in points(chart)] == [0, 2]
 
 
 def test_figures_without_an_interval_are_drawn_without_whiskers():
@@ -144,6 +147,10 @@ def test_labels_leave_out_what_exporters_repeat():
         "aaaaaaaaaaaa…aaaaaaaaaaaaa",
         "w\ufffd\ufffd[31m",
     ]
+
+
+def test_a_tensor_named_like_a_label_gets_another():
+    assert list(labels(["a/w", "a/w_quantized", "a/w (2)"]).values()) == ["a/w", "a/w (2)", "a/w (2) (2)"]
 
 
 @given(st.lists(st.text(max_size=60), unique=True, max_size=20))
@@ -216,6 +223,5 @@ def test_a_search_that_did_not_get_there_says_so():
 
 @pytest.mark.parametrize("module", [faults, memory_errors, worst_case], ids=lambda module: module.STUDIES[0])
 def test_nothing_is_shown_without_figures(module):
-    why = Row(module.STUDIES[0], "x", status="unavailable", detail=REASON)
     assert module.section(view_of()) is None
-    assert module.section(view_of(replace(why, study="other"))) is None
+    assert module.section(view_of(Row(module.STUDIES[0], "top1", status="unavailable", detail=REASON))) is None

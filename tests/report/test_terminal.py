@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from synthetic_run import UNAVAILABLE
+from synthetic_run import UNAVAILABLE, make_rows
 
 from hwbench.report.terminal import WIDTH, comparison_table, verdict_table
 from hwbench.table import to_frame
@@ -50,3 +50,11 @@ def test_hostile_names_neither_colour_nor_mark_up_the_terminal(run, table, verdi
         assert "<img" in text
     markup = {"profiles": {"[red]x[/red]": {}}}
     assert "[red]x[/red]" in printed(verdict_table(markup, to_frame([]), []))
+
+
+def test_the_comparison_of_a_fault_campaign_has_its_rates(run, verdicts):
+    rows = (row for row in make_rows() if row.study in {"accuracy", "faults"})
+    text = printed(comparison_table(run, to_frame(rows), verdicts))
+    line = next(line for line in text.splitlines() if line.strip().startswith("cpu-int8"))
+    assert "SDC rate" in text
+    assert line.split()[-2:] == ["0.0123", "0"]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hwbench.report import charts, tensors
-from hwbench.report.blocks import Cell, Chart, Section, Table, count_text, figure_cell
-from hwbench.report.curves import curve_of
-from hwbench.report.format import figure_text, metric_title, plain, value_text
-from hwbench.report.view import View
+from hwbench.report.blocks import Cell, Chart, Section, Table, figure_cell
+from hwbench.report.format import exact, figure_text, metric_title, plain, value_text
+from hwbench.report.view import View, drawn
 from hwbench.table import Row, condition
 
 STUDIES = ("faults",)
 SHOWN = 30  # tensors drawn; more would not fit a screen
 _STUDY = "faults"
+_AXIS = "Bit (0 = least significant)"
 _WIDEST = 64  # bits of the widest stored number
 _MARGINS = {
     "top5": "SDC beyond top\u00a05",
@@ -37,14 +38,14 @@ def section(view: View) -> Section | None:
     """Overall rates first, then by tensor, bit position, both, and role."""
     if not any(row.status == "ok" for row in view.rows if row.study == _STUDY):
         return None
-    drawn = [chart for profile in view.profiles for chart in _by_tensor(view, profile)]
+    by_tensor = [chart for profile in view.profiles for chart in _by_tensor(view, profile)]
     return Section(
         "Single faults in the stored model",
         "One fault at a time in a stored number of the deployed build, compared with the fault-free output on the same "
         "inputs. Silent data corruption (SDC): the output is finite but the answer is another. Detected (DUE): the "
         "output is NaN or infinite, or the run died. Rates are over pairs of fault and input; n counts what stands "
         "behind each.",
-        (*drawn, *_by_bit(view)),
+        (*by_tensor, *_by_bit(view)),
         tuple(table for table in (_roles(view), _checks(view)) if table.rows),
         first=(_overall(view),),
     )
@@ -148,19 +149,39 @@ def _cut(shown: Sequence[str], every: Collection[str]) -> str:
 
 
 def _by_bit(view: View) -> Iterator[Chart]:
-    order = {profile: place for place, profile in enumerate(view.profiles)}
-    found: dict[tuple[str, str], list[tuple[float, Row]]] = {}
+    found: dict[tuple[str, str], dict[tuple[int, str], Row]] = {}
     for metric in ("sdc_rate", "due_rate"):
         for setting, row in view.where(_STUDY, metric, "bit", "format"):
             if _is_bit(setting["bit"]):
-                found.setdefault((str(setting["format"]), metric), []).append((float(setting["bit"]), row))
+                found.setdefault((str(setting["format"]), metric), {})[setting["bit"], row.profile] = row
     for form in dict.fromkeys(form for form, _ in found):
         for metric in ("sdc_rate", "due_rate"):
-            rows = sorted(found.get((form, metric), ()), key=lambda pair: (order[pair[1].profile], pair[0]))
-            if metric == "sdc_rate" or any(row.value for _, row in rows):
-                title = f"{metric_title(metric)} by bit of {form} numbers"
-                chart = curve_of(view, rows, metric, "Bit (0 = least significant)", title, _FIELDS.get(form, ""))
-                yield from (chart,) if chart else ()
+            rows = found.get((form, metric), {})
+            if rows and (metric == "sdc_rate" or any(row.value for row in rows.values())):
+                yield _bits(view, form, metric, rows)
+
+
+def _bits(view: View, form: str, metric: str, rows: Mapping[tuple[int, str], Row]) -> Chart:
+    profiles = drawn(rows.values(), view)
+    domain = range(max(_width(form), 1 + max(bit for bit, _ in rows)))
+    points = [charts.point(row, x=bit, n=_count(row)) for (bit, _), row in sorted(rows.items())]
+    body = tuple(
+        (Cell(str(bit)), *(_one_note(rows.get((bit, profile))) for profile in profiles))
+        for bit in sorted({bit for bit, _ in rows})
+    )
+    return Chart(
+        f"{metric_title(metric)} by bit of {form} numbers",
+        charts.places(points, view.profiles, domain, _AXIS, metric_title(metric)),
+        profiles,
+        f"{_FIELDS.get(form, '')} Lines are intervals.".strip(),
+        Table((_AXIS, *profiles), body, "Figures drawn", folded=True),
+    )
+
+
+def _width(form: str) -> int:
+    """Bits of a number format, as its name says; 0 if it says none."""
+    digits = re.search(r"[1-9][0-9]?$", form)
+    return min(int(digits[0]), _WIDEST) if digits else 0
 
 
 def _roles(view: View) -> Table:
@@ -170,7 +191,11 @@ def _roles(view: View) -> Table:
     )
     rates = {"SDC rate": sdc, **({"DUE rate": due} if due else {})}
     body = tuple(
-        (Cell(profile, profile=profile), Cell(role), *(_counted(rate.get((profile, role))) for rate in rates.values()))
+        (
+            Cell(profile, profile=profile),
+            Cell(role.replace("_", " ")),
+            *(_counted(rate.get((profile, role))) for rate in rates.values()),
+        )
         for profile, role in sdc
     )
     return Table(("Profile", "Role", *rates), body, "By role of the stored number", numeric=False)
@@ -201,8 +226,11 @@ def _upper(row: Row) -> float:
 
 
 def _point(row: Row, tensor: str, label: str) -> dict[str, Any]:
-    n = count_text(row).removeprefix("n\u00a0") or "not stated"
-    return charts.point(row, label=label, tensor=plain(tensor), n=n)
+    return charts.point(row, label=label, tensor=plain(tensor), n=_count(row))
+
+
+def _count(row: Row) -> str:
+    return "not stated" if row.n is None else exact(row.n)
 
 
 def _one_note(row: Row | None) -> Cell:
