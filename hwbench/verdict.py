@@ -81,8 +81,8 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
     """Hold one profile's figures against its acceptance rules.
 
     An interval that lies wholly inside the limit passes, wholly outside fails, and otherwise the rule is inconclusive; an exact
-    figure passes or fails. Two rules need no setting: a build must run as asked (unless ``as_asked = false``), and a profile
-    with a memory cap must run under it.
+    figure passes or fails. Two rules need no setting, where the study behind them was carried out: a build must run as asked
+    (unless ``as_asked = false``), and a profile with a memory cap must run under it.
 
     Args:
         profile: The profile.
@@ -95,10 +95,11 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
         limit = getattr(profile.accept, name)
         if limit is not None:
             asked[name] = (replace(rule, metric=primary) if rule.metric == "primary" else rule, limit)
-    if profile.accept.as_asked:
+    measured = {row.study for row in rows}
+    if profile.accept.as_asked and "coverage" in measured:
         asked["as_asked"] = (Rule("coverage", "nodes_as_asked", at_most=False), 1.0)
     verdicts = [_hold(profile.name, name, rule, limit, table) for name, (rule, limit) in asked.items()]
-    if profile.target.memory_mib is not None:
+    if profile.target.memory_mib is not None and "memory" in measured:
         verdicts.append(_fits(profile, table))
     return verdicts
 

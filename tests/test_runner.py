@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stood_and_gives_the_same_table(d
         process.send_signal(signal.SIGKILL)
     kept = done_jobs(out)
     assert Run.open(out).record["state"] == "running"
-    assert workers_in(out) == []
+    assert outliving(out) == []
     with pytest.raises(RunDirectoryError, match=r"cannot be resumed: it was made with another seed"):
         digits_run(digits, out, resume=True, seed=4)
     assert done_jobs(out) == kept
@@ -104,9 +104,16 @@ def done_jobs(out: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("jobs/*/done.json")}
 
 
+def outliving(out: Path, seconds: float = 20) -> list[str]:
+    """The worker processes of a run that outlive their parent; one that was just starting notices a moment later."""
+    end = time.monotonic() + seconds
+    while (left := workers_in(out)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
 def workers_in(out: Path) -> list[str]:
-    """The worker processes of a run that are alive a moment after their parent's death."""
-    time.sleep(0.2)
+    """The worker processes of a run that are alive."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # a process that has ended meanwhile

@@ -122,11 +122,15 @@ def test_latency_rules_are_about_one_sample_at_a_time():
 
 @pytest.mark.parametrize(("share", "outcome"), [(1.0, "pass"), (0.99, "fail"), (None, "unavailable")])
 def test_a_build_must_run_as_asked(share, outcome):
-    rows = [Row("coverage", "nodes_as_asked", value=share, detail="conv1 ran on the CPU")] if share is not None else []
+    status = "ok" if share is not None else "unavailable"
+    rows = [Row("coverage", "nodes_as_asked", value=share, status=status, detail="conv1 ran on the CPU")]
     (found,) = judge(profile(as_asked=True), rows, "top1")
     assert (found.rule, found.outcome) == ("as_asked", outcome)
-    if share is not None:
-        assert found.detail == "conv1 ran on the CPU"
+    assert found.detail == "conv1 ran on the CPU"
+
+
+def test_what_no_study_looked_at_is_not_judged():
+    assert judge(profile(as_asked=True), [Row("accuracy", "top1", value=0.9)], "top1") == []
 
 
 @pytest.mark.parametrize(

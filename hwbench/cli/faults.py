@@ -74,7 +74,7 @@ def command(
         model=model,
         data={"source": data},
         profiles=[profile],
-        studies=["accuracy", "faults"],
+        studies=["accuracy", "coverage", "faults"],
         seed=seed,
         settings={"faults": {key: value for key, value in settings.items() if value is not None}},
         **{key: value for key, value in given.items() if value is not None},

@@ -16,7 +16,6 @@ everything derived from constants stays with its consumer: otherwise runtimes fu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,6 +82,15 @@ class GraphCutter:
         """The layers in graph order."""
         found = (self._layer(index, node) for index, node in enumerate(self.nodes) if node.op_type in _LAYERS)
         return sorted((layer for layer in found if layer is not None), key=lambda layer: layer.position)
+
+    @cached_property
+    def cuttable(self) -> list[Layer]:
+        """The layers after which a cut carries one row an input, as far as types tell: inputs can be left out there."""
+        return [
+            layer
+            for layer in self.layers
+            if layer.x in self.types and all(map(self._has_rows, {layer.out, *self.cut_after(layer.position)}))
+        ]
 
     @cached_property
     def types(self) -> dict[str, onnx.ValueInfoProto]:
@@ -263,6 +271,16 @@ class GraphCutter:
         node = self.nodes[index]
         return node.op_type == "DequantizeLinear" and node.output[0] not in self._derived
 
+    def _has_rows(self, name: str) -> bool:
+        """Whether the first axis of a tensor may count inputs."""
+        first, batch = (
+            self.types[one].type.tensor_type.shape.dim[:1] if one in self.types else ()
+            for one in (name, self.inputs[0])
+        )
+        if not first or not batch:
+            return False
+        return not first[0].HasField("dim_value") or first[0].dim_value == batch[0].dim_value
+
     def _value(self, name: str) -> onnx.ValueInfoProto:
         known = self.types.get(name)
         if known is None:
@@ -297,7 +315,7 @@ def _constant_derived(graph: onnx.GraphProto, constants: Iterable[str]) -> set[s
     return derived
 
 
-def _chained(nodes: Sequence[onnx.NodeProto], derived: AbstractSet[str]) -> list[onnx.NodeProto]:
+def _chained(nodes: Sequence[onnx.NodeProto], derived: set[str]) -> list[onnx.NodeProto]:
     """The nodes in an order in which one that waits for a single other stands right behind it.
 
     So the operators of a layer stand together, and layers come one after the other even where the file has the branches of a

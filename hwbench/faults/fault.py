@@ -43,7 +43,8 @@ class Fault:
         if self.kind == "random_value":
             return [self.element] * per, range(per)
         first = self.element * per + self.bit
-        elements, places = np.divmod(np.arange(first, min(first + self.width, array.size * per)), per)
+        count = self.width if self.kind == "burst" else 1
+        elements, places = np.divmod(np.arange(first, min(first + count, array.size * per)), per)
         return elements.tolist(), places.tolist()
 
     def apply(self, array: Array) -> Array:

@@ -39,7 +39,7 @@ def read_faults(path: Path, stored: Mapping[str, Array]) -> pl.DataFrame:
             range, an unknown kind, another element type than the build stores, or a fault that stands in the list already.
     """
     try:
-        table = pl.read_csv(path)
+        table = pl.read_csv(path.read_bytes(), infer_schema=False)  # a tensor may be called 12
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pl.exceptions.PolarsError as error:
@@ -49,18 +49,14 @@ def read_faults(path: Path, stored: Mapping[str, Array]) -> pl.DataFrame:
         raise InputError(f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(_REQUIRED)}")
     if not table.height:
         raise InputError(f"{path}: lists no fault")
-    table = table.with_columns(
-        **{name: pl.lit(default) for name, default in (("width", 1), ("value", 0)) if name not in table.columns}
-    )
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(table.iter_rows(named=True), start=2):
         where = f"{path}, line {number}"
-        _check(row, stored, where)
-        key = tuple(row[name] for name in SCHEMA)
-        if key in seen:
-            raise InputError(f"{where}: the same fault stands in line {seen[key]}")
-        seen[key] = number
-    return table.select([pl.col(name).cast(kind) for name, kind in SCHEMA.items()])
+        fault = _fault(row, stored, where)
+        if fault in seen:
+            raise InputError(f"{where}: the same fault stands in line {seen[fault]}")
+        seen[fault] = number
+    return pl.DataFrame(list(seen), schema=SCHEMA, orient="row")
 
 
 def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) -> None:
@@ -69,18 +65,31 @@ def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) 
     faults.select(list(SCHEMA)).with_columns(format=pl.Series(formats)).write_csv(path)
 
 
-def _check(row: Mapping[str, Any], stored: Mapping[str, Array], where: str) -> None:
-    array = stored.get(row["tensor"])
+def _fault(row: Mapping[str, str | None], stored: Mapping[str, Array], where: str) -> tuple[Any, ...]:
+    """One line's fault, in the columns of `SCHEMA`."""
+    tensor, kind = row["tensor"] or "", row["kind"]
+    array = stored.get(tensor)
     if array is None:
-        raise InputError(f"{where}: the build has no initializer {row['tensor']!r}")
+        raise InputError(f"{where}: the build has no initializer {tensor!r}")
     stated = row.get("format")
     if stated is not None and stated != array.dtype.name:
-        raise InputError(f"{where}: {row['tensor']!r} is stored as {array.dtype.name} in this build, not as {stated}")
-    if row["kind"] not in KINDS:
-        raise InputError(f"{where}: unknown kind {row['kind']!r}; it is one of {', '.join(KINDS)}")
-    for name, limit in (("element", array.size), ("bit", bits.width(array.dtype))):
-        value = row[name]
-        if not isinstance(value, int) or not 0 <= value < limit:
-            raise InputError(f"{where}: {name} {value} is not in 0 … {limit - 1} of {row['tensor']!r} ({array.dtype.name})")
-    if row["kind"] == "burst" and not (isinstance(row["width"], int) and row["width"] >= 1):
-        raise InputError(f"{where}: a burst needs a width of at least 1 bit, not {row['width']}")
+        raise InputError(f"{where}: {tensor!r} is stored as {array.dtype.name} in this build, not as {stated}")
+    if kind not in KINDS:
+        raise InputError(f"{where}: unknown kind {kind!r}; it is one of {', '.join(KINDS)}")
+    per = bits.width(array.dtype)
+    element, bit = (
+        _number(row[name], limit, f"{where}: {name}", f"{tensor!r} ({array.dtype.name})")
+        for name, limit in (("element", array.size), ("bit", per))
+    )
+    width = _number(row.get("width"), array.size * per + 1, f"{where}: width", repr(tensor)) if kind == "burst" else 1
+    if width < 1:
+        raise InputError(f"{where}: a burst needs a width of at least 1 bit, not {width}")
+    value = _number(row.get("value"), 2**per, f"{where}: value", f"{per} bits") if kind == "random_value" else 0
+    return tensor, element, bit, kind, width, value
+
+
+def _number(text: str | None, limit: int, what: str, of: str) -> int:
+    """A whole number below ``limit``."""
+    if text is None or not text.isdecimal() or int(text) >= limit:
+        raise InputError(f"{what} {text} is not in 0 … {limit - 1} of {of}")
+    return int(text)

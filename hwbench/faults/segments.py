@@ -26,8 +26,12 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
         output: The output that outcomes are told by.
 
     Returns:
-        The plan that `hwbench.worker.tasks.campaign` reads: ``checkpoints``, ``chain`` and ``layers``.
+        The plan that `hwbench.worker.tasks.campaign` reads: ``checkpoints``, ``chain`` and ``layers``, without layers after
+        which the graph cannot be cut; empty if none is left.
     """
+    layers = [layer for layer in layers if layer in cutter.cuttable]
+    if not layers:
+        return {}
     folder.mkdir(parents=True, exist_ok=True)
     write = _Writer(cutter, folder)
     marks = _checkpoints(cutter)
@@ -83,6 +87,6 @@ class _Writer:
 
 def _checkpoints(cutter: GraphCutter) -> list[int]:
     """Positions of some layers, equally far apart in the graph, where changed tensors are compared with the golden ones."""
-    positions = [layer.position for layer in cutter.layers]
+    positions = [layer.position for layer in cutter.cuttable]
     count = min(CHECKPOINTS, max(0, len(positions) - 1))
     return sorted({positions[(at + 1) * len(positions) // (count + 1)] for at in range(count)})

@@ -3,7 +3,8 @@
 Words are consecutive stored bits of one tensor in memory order (little-endian); its last word is filled up with zeros that
 are no cells. Check bits lie behind the data they protect and fail like them; in a stack of protections the next one covers
 the check bits of those before it. Sign/exponent copies are about elements: the sign and exponent of a floating-point
-number, the highest bit of an integer. Runs on targets: needs numpy and ml_dtypes only.
+number, the highest bit of an integer. All first copies stand before all second ones, so that one word seldom holds both.
+Runs on targets: needs numpy and ml_dtypes only.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class _Layer:
         code: The code.
         n_below: Bits it is laid over, check bits of layers before it included.
         width, top: Bits of an element, and how many from its highest down are covered.
+        apart: Whether check bits stand one plane after the other, and not word by word.
     """
 
     name: str
@@ -62,6 +64,7 @@ class _Layer:
     n_below: int
     width: int = 1
     top: int = 1
+    apart: bool = False
 
     @property
     def n_covered(self) -> int:
@@ -81,6 +84,13 @@ class _Layer:
 
     def from_covered(self, covered: Positions) -> Positions:
         return covered // self.top * self.width + self.width - self.top + covered % self.top
+
+    def to_checks(self, positions: Positions) -> Positions:
+        """Check bits as their code counts them, word by word, from their positions behind the data."""
+        if not self.apart:
+            return positions
+        places, words = np.divmod(positions, self.code.words(self.n_covered))
+        return words * self.code.check_bits + places
 
     def covered_by(self, words: Positions) -> Positions:
         """The covered bits of words, by their index, shape ``[words, data_bits]``; what fills up the last word included."""
@@ -128,7 +138,7 @@ class Storage:
         self.data_bits = self.stored_bits = bits.stored_bits(tensor)
         self._layers: list[_Layer] = []
         for name in protections:
-            part = (self._width, top_bits(tensor.dtype)) if name in TOP_BIT_CODES else (1, 1)
+            part = (self._width, top_bits(tensor.dtype), True) if name in TOP_BIT_CODES else ()
             layer = _Layer(name, protection_code(name), self.stored_bits, *part)
             self._layers.append(layer)
             self.stored_bits += layer.n_checks
@@ -154,7 +164,7 @@ class Storage:
         wrong, counts = errors, Counts()
         for depth in range(len(self._layers) - 1, -1, -1):
             layer = self._layers[depth]
-            below, checks = wrong[wrong < layer.n_below], wrong[wrong >= layer.n_below] - layer.n_below
+            below, checks = wrong[wrong < layer.n_below], layer.to_checks(wrong[wrong >= layer.n_below] - layer.n_below)
             covered = layer.is_covered(below)
             decoded = layer.code.decode(layer.to_covered(below[covered]), checks, layer.n_covered)
             counts += decoded.counts
@@ -179,7 +189,7 @@ class Storage:
         is_check = positions >= layer.n_below
         values = np.empty(positions.size, np.uint8)
         values[~is_check] = self._values(positions[~is_check], depth - 1)
-        words, places = np.divmod(positions[is_check] - layer.n_below, layer.code.check_bits)
+        words, places = np.divmod(layer.to_checks(positions[is_check] - layer.n_below), layer.code.check_bits)
         unique, inverse = np.unique(words, return_inverse=True)
         covered = layer.covered_by(unique)
         data = np.zeros(covered.shape, np.uint8)

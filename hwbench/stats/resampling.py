@@ -47,7 +47,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95, seed: int = 0) -> Esti
     if sample.min() == sample.max():
         value = float(sample[0])
         return Estimate(value, value, value, level, n)
-    return _bootstrap(sample, np.mean, mean, level, seed, vectorized=True)
+    with np.errstate(all="ignore"):  # the acceleration of values that differ by rounding alone is 0 / 0
+        return _bootstrap(sample, np.mean, mean, level, seed, vectorized=True)
 
 
 def paired_mean_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int = 0) -> Estimate:

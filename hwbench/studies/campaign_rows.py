@@ -34,7 +34,9 @@ def campaign_rows(case: Case, level: float, space: FaultSpace, trials: pl.DataFr
         trials: One line a trial.
         counts: Their counts, columns `hwbench.worker.outcomes.COLUMNS`.
     """
-    share = _shares(counts)
+    order = _graph_order(space, trials, counts)
+    trials, counts = trials[order], counts[order]
+    share = {name: counts[:, place] / counts[:, 0] for place, name in enumerate(COLUMNS)}
     rows = [_rate(level, "sdc_rate", share["n_changed"]), _rate(level, "due_rate", share["n_due"])]
     if case.classifies:
         rows += [_rate(level, "sdc_rate", share[column], margin=name) for column, name in _MARGINS.items()]
@@ -42,7 +44,9 @@ def campaign_rows(case: Case, level: float, space: FaultSpace, trials: pl.DataFr
         lost = bounded_mean(share["n_lost"] - share["n_won"], -1.0, 1.0, level)
         rows.append(row("faults", "accuracy_drop", lost, "ratio", detail="mean loss of top1 by one fault"))
     for keys in _groups(space, trials):
-        rows += list(_grouped(level, share["n_changed"], keys))
+        rows += list(_grouped(level, "sdc_rate", share["n_changed"], keys))
+        if not any({"tensor", "bit"} <= key.keys() for key in keys[:1]):
+            rows += list(_grouped(level, "due_rate", share["n_due"], keys))
     return rows
 
 
@@ -79,11 +83,11 @@ def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:
         )
 
 
-def _shares(counts: Array) -> dict[str, Array]:
-    """Every count as a share of its trial's inputs; trials that count no input are left out."""
-    inputs = counts[:, 0]
-    counted = counts[inputs > 0]
-    return {name: counted[:, place] / counted[:, 0] for place, name in enumerate(COLUMNS)}
+def _graph_order(space: FaultSpace, trials: pl.DataFrame, counts: Array) -> list[int]:
+    """The trials that count an input, in the order of the graph."""
+    place = {tensor.name: (tensor.depth, at) for at, tensor in enumerate(space.tensors)}
+    names, bits = trials["tensor"].to_list(), trials["bit"].to_list()
+    return sorted(np.flatnonzero(counts[:, 0]).tolist(), key=lambda at: (place[names[at]], bits[at], at))
 
 
 def _rate(level: float, metric: str, shares: Array, **setting: Any) -> Row:
@@ -101,9 +105,9 @@ def _groups(space: FaultSpace, trials: pl.DataFrame) -> Iterator[list[dict[str, 
     yield [{"tensor": name, "bit": bit} for name, bit in places]
 
 
-def _grouped(level: float, shares: Array, keys: list[dict[str, Any]]) -> Iterator[Row]:
+def _grouped(level: float, metric: str, shares: Array, keys: list[dict[str, Any]]) -> Iterator[Row]:
     members: dict[str, list[int]] = {}
     for trial, key in enumerate(keys):
         members.setdefault(condition(**key), []).append(trial)
     for setting, at in members.items():
-        yield row("faults", "sdc_rate", bounded_mean(shares[at], 0.0, 1.0, level), "ratio", setting)
+        yield row("faults", metric, bounded_mean(shares[at], 0.0, 1.0, level), "ratio", setting)

@@ -8,7 +8,7 @@ are dropped: nothing that follows can tell them from the fault-free run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,24 @@ class Engine:
             self._finish(layer, state, trials, inputs, observe)
         return apart
 
+    def alone(self, layer: LayerPlan, inputs: Array) -> Array | None:
+        """The golden output of some of the chunk's inputs, run without the others from the cut after a layer on.
+
+        Args:
+            layer: The layer, which `advance` has reached.
+            inputs: Their indices, in any order.
+
+        Returns:
+            ``[len(inputs), ...]``; None if a tensor of the cut has not one row an input.
+        """
+        state = {name: self._here[name] for name in layer.cut}
+        if any(value.shape[:1] != self._golden[-1][self.checkpoints[-1][0]].shape[:1] for value in state.values()):
+            return None
+        state = {name: value[inputs] for name, value in state.items()}
+        for file, at in self._steps(layer):
+            state = self._run(file, state, self.checkpoints[at])
+        return state[self.checkpoints[-1][0]]
+
     def close(self) -> None:
         """Release all sessions."""
         for session in self._sessions.values():
@@ -161,8 +179,7 @@ class Engine:
         return made[: len(faults)], made[len(faults) : 2 * len(faults)]
 
     def _finish(self, layer: LayerPlan, state: State, trials: Array, inputs: Array, observe: Observer) -> None:
-        steps = [layer.rest, *self.chain[layer.checkpoint + 1 :]]
-        for file, at in zip(steps, range(layer.checkpoint, len(self.checkpoints)), strict=True):
+        for file, at in self._steps(layer):
             names = self.checkpoints[at]
             state = self._run(file, state, names)
             if at + 1 == len(self.checkpoints):
@@ -174,6 +191,11 @@ class Engine:
             if not kept.any():
                 return
             state, trials, inputs = {name: value[kept] for name, value in state.items()}, trials[kept], inputs[kept]
+
+    def _steps(self, layer: LayerPlan) -> Iterator[tuple[str, int]]:
+        """The segments from the cut after a layer to the output, each with the checkpoint it leads to."""
+        steps = [layer.rest, *self.chain[layer.checkpoint + 1 :]]
+        return zip(steps, range(layer.checkpoint, len(self.checkpoints)), strict=True)
 
     def _run(self, file: str, state: State, outputs: Sequence[str]) -> State:
         """Run a segment; tensors asked for that it does not make are passed through."""

@@ -10,9 +10,10 @@ import numpy as np
 from hwbench.backend import Array
 from hwbench.topk import topk
 
-# n_inputs: inputs that count; n_changed: finite outputs whose answer changed; n_due: outputs that are not finite, or none at
-# all; n_top5: finite, and the golden answer is no longer among the five best; n_confidence_10, _20: finite, and the golden
-# answer lost more than 10 or 20 points of confidence; n_lost: right before, wrong now; n_won: the reverse.
+# n_inputs: inputs that count; one does not if its golden output is not finite, which no fault can make worse. n_changed: finite
+# outputs whose answer changed; n_due: outputs that are not finite, or none at all; n_top5: finite, and the golden answer is no
+# longer among the five best; n_confidence_10, _20: finite, and the golden answer lost more than 10 or 20 points of confidence;
+# n_lost: right before, wrong now; n_won: the reverse.
 COLUMNS = ("n_inputs", "n_changed", "n_due", "n_top5", "n_confidence_10", "n_confidence_20", "n_lost", "n_won")
 _AT = {name: place for place, name in enumerate(COLUMNS)}
 
@@ -34,6 +35,8 @@ class Outcomes:
         self.counts = np.zeros((trials, len(COLUMNS)), dtype=np.int64)
         self.max_abs_error = np.zeros(trials)
         self._tolerance = outcome.get("tolerance")
+        if only_correct and labels is None:
+            raise ValueError("which inputs are right when fault-free is only known with labels")
         self._labels = labels
         self._only_correct = only_correct
 
@@ -55,11 +58,11 @@ class Outcomes:
         if not len(trials):
             return
         flat = outputs.reshape(len(outputs), -1).astype(np.float64)
-        finite: np.ndarray[Any, np.dtype[np.bool_]] = np.all(np.isfinite(flat), axis=1)
+        finite = _finite(outputs)
         with np.errstate(invalid="ignore"):
             error = np.abs(flat - golden.reshape(len(golden), -1)).max(axis=1)
         np.maximum.at(self.max_abs_error, trials, np.where(finite, error, np.inf))
-        self._add("n_due", trials, np.logical_not(finite))
+        self._add("n_due", trials, ~finite)
         if self._tolerance is not None:
             self._add("n_changed", trials, finite & (error > self._tolerance))
             return
@@ -67,9 +70,9 @@ class Outcomes:
         self._add("n_changed", trials, finite & (best != answer))
         self._add("n_top5", trials, finite & ~(topk(outputs, 5) == answer[:, None]).any(axis=1))
         place = np.arange(len(answer))
-        confident = _confidence(golden)[place, answer]
+        given = _are_probabilities(golden)
         with np.errstate(all="ignore"):
-            lost = confident - _confidence(outputs)[place, answer]
+            lost = (_confidence(golden, given) - _confidence(outputs, given))[place, answer]
         self._add("n_confidence_10", trials, finite & (lost > 0.10))
         self._add("n_confidence_20", trials, finite & (lost > 0.20))
         if self._labels is not None:
@@ -88,21 +91,33 @@ class Outcomes:
         self.max_abs_error[trial] = 0.0
 
     def _counted(self, inputs: Array, golden: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        if not self._only_correct or self._labels is None:
-            return np.ones(len(inputs), dtype=bool)
-        right: np.ndarray[Any, np.dtype[np.bool_]] = topk(golden, 1)[:, 0] == self._labels[inputs]
-        return right
+        counted: np.ndarray[Any, np.dtype[np.bool_]] = _finite(golden)
+        if self._only_correct and self._labels is not None:
+            counted &= np.equal(topk(golden, 1)[:, 0], self._labels[inputs])
+        return counted
 
     def _add(self, column: str, trials: Array, which: Array) -> None:
         np.add.at(self.counts[:, _AT[column]], trials[which], 1)
 
 
-def _confidence(outputs: Array) -> Array:
-    """Class probabilities: the outputs themselves where they are that already, else their softmax."""
+def _finite(outputs: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether every number of an output is, ``[n]``."""
     flat = outputs.reshape(len(outputs), -1).astype(np.float64)
-    if (flat >= 0).all() and np.allclose(flat.sum(axis=1), 1.0, atol=1e-3):
-        return flat
-    with np.errstate(all="ignore"):
-        powers = np.exp(flat - flat.max(axis=1, keepdims=True))
-        probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    finite: np.ndarray[Any, np.dtype[np.bool_]] = np.all(np.isfinite(flat), axis=1)
+    return finite
+
+
+def _are_probabilities(golden: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether an output is class probabilities already, ``[n]``; told by the golden one, whatever a fault makes of it."""
+    flat = golden.reshape(len(golden), -1).astype(np.float64)
+    are: np.ndarray[Any, np.dtype[np.bool_]] = np.all(flat >= 0, axis=1)
+    are &= np.isclose(flat.sum(axis=1), 1.0, atol=1e-3)
+    return are
+
+
+def _confidence(outputs: Array, given: Array) -> Array:
+    """Class probabilities: the outputs themselves where they are ``given`` as that, else their softmax."""
+    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+    powers = np.exp(flat - flat.max(axis=1, keepdims=True))
+    probabilities: Array = np.where(given[:, None], flat, powers / powers.sum(axis=1, keepdims=True))
     return probabilities

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from hwbench.backend import Array, Backend, Feeds, Session
+from hwbench.errors import HwbenchError
 from hwbench.faults.fault import Fault, in_channel
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
@@ -18,6 +19,8 @@ from hwbench.worker.engine import Engine, LaneFault, LayerPlan
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobContext
+
+LOST = "lost"
 
 
 def run(job: JobContext) -> dict[str, Any]:
@@ -35,10 +38,12 @@ def run(job: JobContext) -> dict[str, Any]:
         only_correct: Whether only inputs count that are right when fault-free.
         batch: The batch size the graph is fixed to, or None.
 
-    Variants, if there are any, are trials to run one by one by a full rebuild, so that one that kills the worker costs itself.
+    Variants, if there are any, are trials to run one by one by a full rebuild, so that one that kills the worker costs itself;
+    ``"lost"`` stands for a trial that gives nothing: what such a one counts.
 
     Returns:
-        ``checks``: how the segmented golden output compares with the whole build's, before and after. Array ``counts``: int64,
+        ``checks``: how the segmented golden output compares with the whole build's, before and after, and the ``reason`` where
+        trials that lie in a layer were run by a full rebuild nevertheless. Array ``counts``: int64,
         one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Array ``max_abs_error``: float64 per trial.
     """
     faults = [Fault(*fault) for fault in job.params["faults"]]
@@ -46,12 +51,13 @@ def run(job: JobContext) -> dict[str, Any]:
     if job.variants:
         for name in job.variants:
             job.start(name)
-            campaign.rebuilt([int(name)])
-            counts, error = campaign.outcomes.counts[int(name)], campaign.outcomes.max_abs_error[int(name)]
+            trial = campaign.lost() if name == LOST else campaign.rebuilt([int(name)])
+            counts, error = campaign.outcomes.counts[trial], campaign.outcomes.max_abs_error[trial]
             job.done(name, {"counts": counts.tolist(), "max_abs_error": float(error) if np.isfinite(error) else None})
         return {}
-    checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": "asked for a full rebuild"}
-    campaign.rebuilt(campaign.left)
+    checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": ""}
+    if campaign.left:
+        campaign.rebuilt(campaign.left)
     job.save("counts", campaign.outcomes.counts)
     job.save("max_abs_error", campaign.outcomes.max_abs_error)
     return {"checks": {**checks, "rebuilt": len(campaign.left)}}
@@ -71,6 +77,8 @@ class _Campaign:
         labels = rows(Path(params["labels"]), 0, self._n) if params["labels"] else None
         self.outcomes = Outcomes(len(faults), params["outcome"], labels, only_correct=params["only_correct"])
         self.left = list(range(len(faults)))
+        self._unlaned: set[int] = set()  # trials that the engine cannot tell
+        self._golden_file: Path | None = None
 
     def segmented(self) -> dict[str, Any]:
         """Run every trial that lies in a lane through the engine, after proving that its golden output is the whole build's."""
@@ -84,47 +92,45 @@ class _Campaign:
             plan["chain"],
             self._job.params["batch"],
         )
-        lanes, left = self._lanes(layers)
-        checks = {"segmented": True, "golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0}
-        first: Array | None = None
+        lanes, self._unlaned = self._lanes(layers)
+        checks = {"golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0, "reason": ""}
         with self._backend.compile(self._model, self._job.options) as session, closing(engine):
-            for start, feeds in self._chunks():
-                golden = engine.start(feeds)
-                first = golden if first is None else first
-                whole = self._outputs(session, feeds)
-                if not self._agrees(checks, golden, whole):
-                    return {
-                        **checks,
-                        "segmented": False,
-                        "reason": "the segmented golden output is not the whole build's",
-                    }
-                for layer in layers:
-                    engine.advance(layer)
-                    self._layer(engine, layer, lanes.get(layer.out, []), start, golden, checks)
-            _, feeds = next(self._chunks())
-            checks["golden_restored"] = bool(first is not None and np.array_equal(engine.start(feeds), first))
-        self.left = left
-        return checks
+            try:
+                segmented = self._through(engine, layers, lanes, session, checks)
+            except HwbenchError as error:  # the runtime takes the whole build, but not this part of it
+                segmented, checks["reason"] = False, f"a part of the graph cannot be run: {error}"
+        self.left = sorted(self._unlaned) if segmented else self.left
+        return {**checks, "segmented": segmented}
 
-    def rebuilt(self, trials: Sequence[int]) -> None:
-        """Run trials by changing the whole build, one after the other."""
-        if not trials:
-            return
+    def rebuilt(self, trials: Sequence[int]) -> int:
+        """Run trials by changing the whole build, one after the other; returns the last."""
         names = sorted({self._faults[trial].tensor for trial in trials})
         with self._backend.compile(self._model, self._job.options, names) as session:
-            golden = self._golden_file(session)
             for trial in trials:
-                self._rebuilt_trial(session, golden, trial)
+                self._rebuilt_trial(session, self._golden(session), trial)
+        return trials[-1]
+
+    def lost(self) -> int:
+        """Count every input as lost, for a trial whose place is returned."""
+        with self._backend.compile(self._model, self._job.options) as session:
+            golden = self._golden(session)
+        self.outcomes.clear(0)
+        for start in range(0, self._n, self._chunk):
+            expected = rows(golden, start, min(start + self._chunk, self._n))
+            self.outcomes.expect(np.array([0]), start, expected)
+            self.outcomes.lose(0, np.arange(start, start + len(expected)), expected)
+        return 0
 
     def _rebuilt_trial(self, session: Session, golden: Path, trial: int) -> None:
         fault = self._faults[trial]
         self.outcomes.clear(trial)
-        session.update(fault.tensor, fault.apply(self._stored[fault.tensor]))
+        faulty = fault.apply(self._stored[fault.tensor])
         for start, feeds in self._chunks():
             count = _count(feeds)
             expected, inputs = rows(golden, start, start + count), np.arange(start, start + count)
             self.outcomes.expect(np.array([trial]), start, expected)
             try:
+                session.update(fault.tensor, faulty)
                 made = self._outputs(session, feeds)
             except MemoryError:
                 raise
@@ -133,6 +139,32 @@ class _Campaign:
             else:
                 self.outcomes.pairs(np.full(count, trial), inputs, made, expected)
         session.update(fault.tensor, self._stored[fault.tensor])
+
+    def _through(
+        self,
+        engine: Engine,
+        layers: Sequence[LayerPlan],
+        lanes: dict[str, list[LaneFault]],
+        session: Session,
+        checks: dict[str, Any],
+    ) -> bool:
+        """Take all inputs through the layers; False if the segmented golden output is not the whole build's."""
+        first: Array | None = None
+        for start, feeds in self._chunks():
+            golden = engine.start(feeds)
+            if not self._agrees(checks, golden, self._outputs(session, feeds)):
+                checks["reason"] = "the segmented golden output is not the whole build's"
+                return False
+            for layer in layers:
+                engine.advance(layer)
+                if first is None and not self._separable(engine, layer, golden):
+                    checks["reason"] = f"after {layer.out!r} some inputs cannot be run without the others"
+                    self._unlaned |= {fault.trial for fault in lanes.pop(layer.out, [])}
+                self._layer(engine, layer, lanes.get(layer.out, []), start, golden, checks)
+            first = golden if first is None else first
+        _, feeds = next(self._chunks())
+        checks["golden_restored"] = first is not None and engine.start(feeds).tobytes() == first.tobytes()
+        return True
 
     def _layer(
         self,
@@ -147,49 +179,73 @@ class _Campaign:
         size = layer.lanes // 2
         for first in range(0, len(faults), size):
             batch = faults[first : first + size]
-            self.outcomes.expect(np.array([fault.trial for fault in batch]), start, golden)
+            trials = [fault.trial for fault in batch]
+            self.outcomes.expect(np.array(trials), start, golden)
 
             def observe(trials: Array, inputs: Array, outputs: Array) -> None:
                 self.outcomes.pairs(trials, start + inputs, outputs, golden[inputs])
 
-            apart = engine.lanes(layer, batch, observe)
+            try:
+                apart = engine.lanes(layer, batch, observe)
+            except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells
+                self._unlaned.update(trials)
+                continue
             checks["lane_max_abs_diff"] = max(checks["lane_max_abs_diff"], apart)
+            if apart and self._job.params["exact"]:
+                self._unlaned.update(trials)
 
-    def _lanes(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, list[LaneFault]], list[int]]:
+    def _separable(self, engine: Engine, layer: LayerPlan, golden: Array) -> bool:
+        """Whether what follows a layer gives for some of the inputs, in another order, what it gives for all."""
+        some = np.resize([len(golden) - 1, 0], 2 if len(golden) == 3 else 3)
+        try:
+            made = engine.alone(layer, some)
+        except HwbenchError:
+            return False
+        return made is not None and self._same_answers(made, golden[some])
+
+    def _lanes(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, list[LaneFault]], set[int]]:
         """Trials by the layer in whose lanes they are, and those that are in none."""
         homes = {name: layer for layer in layers if layer.lane for name in layer.parameters}
         lanes: dict[str, list[LaneFault]] = {}
-        left = []
+        left = set()
         for trial, fault in enumerate(self._faults):
             home = homes.get(fault.tensor)
             array = self._stored[fault.tensor]
             changed = in_channel(fault, array, home.parameters[fault.tensor]) if home else None
             if home is None or changed is None:
-                left.append(trial)
+                left.add(trial)
             else:
                 lanes.setdefault(home.out, []).append(LaneFault(trial, fault.tensor, *changed))
         return lanes, left
 
     def _agrees(self, checks: dict[str, Any], golden: Array, whole: Array) -> bool:
-        """Whether a chunk's segmented golden output gives the whole build's answers, bit for bit for integer builds."""
-        apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
-        checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
-        checks["golden_equal"] = checks["golden_equal"] and np.array_equal(golden, whole)
-        if self._job.params["exact"]:
-            return bool(checks["golden_equal"])
-        if self._job.params["outcome"]["kind"] == "top1":
-            return np.array_equal(topk(golden, 1), topk(whole, 1))
-        return bool(apart <= self._job.params["outcome"]["tolerance"])
+        """Whether a chunk's segmented golden output is the whole build's, as far as this campaign asks."""
+        if golden.shape == whole.shape:
+            apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
+            checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
+        checks["golden_equal"] = checks["golden_equal"] and _identical(golden, whole)
+        return self._same_answers(golden, whole)
 
-    def _golden_file(self, session: Session) -> Path:
-        writer: NpyWriter | None = None
-        for _, feeds in self._chunks():
-            made = self._outputs(session, feeds)
-            writer = writer or NpyWriter(self._job.folder, made.dtype, made.shape[1:])
-            writer.append(made)
-        if writer is None:
-            raise ValueError("a campaign needs at least one input")
-        return writer.close().path
+    def _same_answers(self, a: Array, b: Array) -> bool:
+        """Whether outputs are the same: bit for bit for integer builds, else in all that outcomes are told by."""
+        if self._job.params["exact"] or a.shape != b.shape:
+            return _identical(a, b)
+        if self._job.params["outcome"]["kind"] == "top1":
+            return np.array_equal(topk(a, 1), topk(b, 1))
+        return np.allclose(a, b, rtol=0, atol=self._job.params["outcome"]["tolerance"], equal_nan=True)
+
+    def _golden(self, session: Session) -> Path:
+        """The file of the fault-free output, made when first asked for."""
+        if self._golden_file is None:
+            writer: NpyWriter | None = None
+            for _, feeds in self._chunks():
+                made = self._outputs(session, feeds)
+                writer = writer or NpyWriter(self._job.folder, made.dtype, made.shape[1:])
+                writer.append(made)
+            if writer is None:
+                raise ValueError("a campaign needs at least one input")
+            self._golden_file = writer.close().path
+        return self._golden_file
 
     def _outputs(self, session: Session, feeds: Feeds) -> Array:
         """The output for a chunk, in batches of the size the graph is fixed to."""
@@ -207,6 +263,11 @@ class _Campaign:
         for start in range(0, self._n, self._chunk):
             stop = min(start + self._chunk, self._n)
             yield start, {name: rows(path, start, stop) for name, path in self._files.items()}
+
+
+def _identical(a: Array, b: Array) -> bool:
+    """Bit for bit, NaN included."""
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def _count(feeds: Feeds) -> int:
