@@ -58,12 +58,17 @@ class Prepared:
             data=self.data,
             metrics=self.metrics,
             output=self.output,
-            classifies=all(metric.k for metric in self.metrics),
+            classifies=self.classifies,
             batch=self.model.batch or self.reference.batch or self.spec.batch,
             seed=self.spec.seed,
             timeout_s=self.spec.timeout_s,
             work=self.work,
         )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the task is classification."""
+        return all(metric.k for metric in self.metrics)
 
     def recipe(self, profile: Profile, model: Model) -> Recipe:
         """What to make for one profile."""

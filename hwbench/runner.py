@@ -99,6 +99,8 @@ def execute(
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared)
     prepared = _settle_labels(prepared, next(iter(measured.values())))
+    for study, settings in prepared.studies.values():
+        study.check(settings, prepared.data, classifies=prepared.classifies)
     with RunDirectory.create(out, record, overwrite=overwrite, resume=resume) as directory:
         if resume and directory.read()["state"] == "complete":
             verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]

@@ -15,7 +15,11 @@ def command(
     model: Annotated[str, typer.Argument(help="The ONNX file.")],
     data: Annotated[str, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")],
     profile: Annotated[str, typer.Option(help="A profile's name or path.")],
-    trials: Annotated[int | None, typer.Option(help="Single-bit flips, drawn uniformly over the stored bits.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Faults to try; default 1,000.")] = None,
+    ci_half_width: Annotated[
+        float | None, typer.Option(help="Instead: go on until the SDC rate's interval is this narrow, e.g. 0.0025.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="uniform, stratified (by tensor and bit) or exhaustive.")] = "uniform",
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     faults: Annotated[str | None, typer.Option(help="A CSV list to replay: tensor, element, bit, kind.")] = None,
     kind: Annotated[str, typer.Option(help="flip, stuck_at_0, stuck_at_1, burst or random_value.")] = "flip",
@@ -46,12 +50,15 @@ def command(
     """Flip stored bits of the deployed build, one fault a trial, and tell which of them change an answer.
 
     Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the
-    whole build before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the end.
+    whole build before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the
+    end.
     """
     from hwbench.spec import make_spec
 
     settings: dict[str, Any] = {
         "trials": trials,
+        "ci_half_width": ci_half_width,
+        "sampler": sampler,
         "confidence": confidence,
         "faults": faults,
         "kind": kind,

@@ -135,12 +135,12 @@ class Design:
             level: Confidence level.
 
         Returns:
-            The estimate, within [0, 1]. ``n`` counts the stage's trials in these strata.
+            The estimate, within [0, 1]. ``n`` counts the trials in these strata, those before the stage included.
         """
         strata = self.size.size
         tried = np.bincount(stratum, minlength=strata)
         rest = members & ~(self.certain(trials) & (tried >= self.remaining))
-        n, population = int(tried[members].sum()), float(self.size[members].sum())
+        n, population = int((tried + self.size - self.remaining)[members].sum()), float(self.size[members].sum())
         exact = float(guess.known[members].sum() + values[(members & ~rest)[stratum]].sum()) / population
         left = np.where(rest, self.remaining, 0) / population
         if not left.any():
@@ -165,6 +165,11 @@ def pilot_design(size: Integers) -> Design:
     return Design(size, size, (size / size.sum() + roots / roots.sum()) / 2)
 
 
+def sums(stratum: Integers, values: Floats, strata: int) -> Floats:
+    """Array [strata], sum of the values of each stratum's trials."""
+    return np.bincount(stratum, values, strata).astype(np.float64)
+
+
 def moment(values: Floats, power: int) -> float:
     """Mean of the values' powers, with half an event more than a pilot saw; 1 is the event's value if it saw none."""
     event = float(values.max(initial=0.0)) or 1.0
@@ -183,14 +188,14 @@ def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Intege
         strata: How many strata there are.
         kin: Arrays [strata] of family numbers, one array for each kinship.
     """
-    tried, sums = np.bincount(stratum, minlength=strata), np.bincount(stratum, values, strata)
+    tried, total = np.bincount(stratum, minlength=strata), sums(stratum, values, strata)
     rate = moment(values, 1)
     expected = np.full(strata, rate)
     for family in kin:
-        events, trials = np.bincount(family, sums), np.bincount(family, tried)
+        events, trials = np.bincount(family, total), np.bincount(family, tried)
         expected *= ((events + _KIN_TRIALS * rate) / (trials + _KIN_TRIALS) / rate)[family]
     expected = np.minimum(expected, _LARGEST_RATE)
-    return Guess(sums, sums + _KIN_TRIALS * expected, tried + _KIN_TRIALS)
+    return Guess(total, total + _KIN_TRIALS * expected, tried + _KIN_TRIALS)
 
 
 def neyman_design(

@@ -38,6 +38,22 @@ def read_faults(path: Path, stored: Mapping[str, Array]) -> pl.DataFrame:
         InputError: The file cannot be read, a column is missing, or a row names an unknown tensor, an element or bit out of
             range, an unknown kind, another element type than the build stores, or a fault that stands in the list already.
     """
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(open_list(path).iter_rows(named=True), start=2):
+        where = f"{path}, line {number}"
+        fault = _fault(row, stored, where)
+        if fault in seen:
+            raise InputError(f"{where}: the same fault stands in line {seen[fault]}")
+        seen[fault] = number
+    return pl.DataFrame(list(seen), schema=SCHEMA, orient="row")
+
+
+def open_list(path: Path) -> pl.DataFrame:
+    """The lines of a fault list as they stand in the file, whatever build they are for.
+
+    Raises:
+        InputError: The file cannot be read, lists no fault, or a column is missing.
+    """
     try:
         table = pl.read_csv(path.read_bytes(), infer_schema=False)  # a tensor may be called 12
     except OSError as error:
@@ -49,14 +65,7 @@ def read_faults(path: Path, stored: Mapping[str, Array]) -> pl.DataFrame:
         raise InputError(f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(_REQUIRED)}")
     if not table.height:
         raise InputError(f"{path}: lists no fault")
-    seen: dict[tuple[Any, ...], int] = {}
-    for number, row in enumerate(table.iter_rows(named=True), start=2):
-        where = f"{path}, line {number}"
-        fault = _fault(row, stored, where)
-        if fault in seen:
-            raise InputError(f"{where}: the same fault stands in line {seen[fault]}")
-        seen[fault] = number
-    return pl.DataFrame(list(seen), schema=SCHEMA, orient="row")
+    return table
 
 
 def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) -> None:

@@ -25,13 +25,13 @@ class Results:
         ValueError: Lengths differ, a trial has no input, or more outcomes than inputs.
     """
 
-    def __init__(
-        self, strata: Sequence[Hashable], n_inputs: ArrayLike, n_changed: ArrayLike, n_due: ArrayLike
-    ) -> None:
+    def __init__(self, strata: Sequence[Hashable], n_inputs: ArrayLike, n_changed: ArrayLike, n_due: ArrayLike) -> None:
         inputs, changed, due = (np.asarray(column, dtype=np.int64) for column in (n_inputs, n_changed, n_due))
         if {column.shape for column in (inputs, changed, due)} != {(len(strata),)}:
-            raise ValueError(f"results need one value per trial in each column; got {len(strata)} strata and columns of "
-                             f"{inputs.shape}, {changed.shape}, {due.shape}")
+            raise ValueError(
+                f"results need one value per trial in each column; got {len(strata)} strata and columns of "
+                f"{inputs.shape}, {changed.shape}, {due.shape}"
+            )
         wrong = np.flatnonzero((inputs < 1) | (changed < 0) | (due < 0) | (changed + due > inputs))
         if wrong.size:
             at = wrong[0]
@@ -84,13 +84,17 @@ class Sampler(ABC):
         self.level = level
         self._position = {identity: position for position, identity in enumerate(self.ids)}
         if not strata or len(self._position) < len(strata) or self.size.min() < 1:
-            raise ValueError("a fault space needs at least one stratum, each with an id of its own and at least one fault")
+            raise ValueError(
+                "a fault space needs at least one stratum, each with an id of its own and at least one fault"
+            )
 
     @abstractmethod
     def next(self, results: Results) -> dict[Hashable, int] | None:
         """How many more trials to run in which strata, given all results so far; None when the campaign is finished."""
 
-    def estimate(self, results: Results, groups: Mapping[Hashable, Collection[Hashable]] | None = None) -> CampaignEstimate:
+    def estimate(
+        self, results: Results, groups: Mapping[Hashable, Collection[Hashable]] | None = None
+    ) -> CampaignEstimate:
         """SDC and DUE rates, overall and for groups of strata, from the trials so far.
 
         Between two stages this is an interim figure for display; the one after `next` returned None holds at the level.

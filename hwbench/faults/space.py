@@ -19,9 +19,13 @@ from hwbench.faults.cuts import GraphCutter
 Array = np.ndarray[Any, np.dtype[Any]]
 Role = Literal["weight", "bias", "scale", "zero_point", "constant"]
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_MULTIPLIERS = frozenset(
-    {"Conv", "ConvTranspose", "MatMul", "Gemm", "ConvInteger", "MatMulInteger", "MatMulNBits", "LSTM", "GRU"}
-)
+# What the inputs of an operator that multiplies are for, one after the other.
+_INPUTS: Mapping[str, Sequence[Role]] = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "MatMul", "Gemm"), ("weight", "weight", "bias")),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), ("weight", "weight", "zero_point", "zero_point")),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), ("weight", "weight", "weight", "bias")),
+    "MatMulNBits": ("weight", "weight", "scale", "zero_point", "constant", "bias"),
+}
 
 
 @dataclass(frozen=True)
@@ -160,8 +164,10 @@ def _role(cutter: GraphCutter, name: str, array: Array) -> tuple[Role, str]:
         node, place = next(iter(_readers(cutter, node.output[0])), (node, place))
     if own is not None:
         return own, node.op_type
-    if node.op_type in _MULTIPLIERS:
-        return ("weight" if place <= 1 else "bias"), node.op_type
+    if place < len(_INPUTS.get(node.op_type, ())):
+        return _INPUTS[node.op_type][place], node.op_type
+    if node.op_type == "Gather" and place == 0 and array.ndim > 1:
+        return "weight", node.op_type  # an embedding
     if node.op_type == "Add" and bits.is_floating(array.dtype) and array.ndim == 1:
         return "bias", node.op_type
     return "constant", node.op_type

@@ -56,7 +56,8 @@ def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0, leve
 
     Args:
         values: Array [n].
-        lower, upper: What the values cannot exceed.
+        lower: What the values cannot fall below.
+        upper: What the values cannot exceed.
         level: Confidence level, at least 0.5.
 
     Raises:
@@ -146,7 +147,8 @@ def inputs_per_fault(
     Args:
         n_inputs: Array [trials], inputs run, at least 2 each.
         n_changed: Array [trials], inputs on which the outcome held.
-        fault_cost, input_cost: Cost of a fault whatever its inputs, and of each input, in one unit; above 0.
+        fault_cost: Cost of a fault whatever its inputs, above 0.
+        input_cost: Cost of each of its inputs, in the same unit.
         available: M, inputs of the evaluation set.
         weights: Array [trials], what a trial stands for, e.g. the squared design weight; equal if not given.
 
@@ -159,7 +161,9 @@ def inputs_per_fault(
     m, changed = as_sample(n_inputs, "n_inputs"), as_sample(n_changed, "n_changed")
     share = np.ones(m.size) if weights is None else as_sample(weights, "weights")
     if m.size < 2 or m.min() < 2 or min(fault_cost, input_cost) <= 0 or available < 1:
-        raise ValueError("need at least two trials of at least two inputs each, costs above 0 and inputs to choose from")
+        raise ValueError(
+            "need at least two trials of at least two inputs each, costs above 0 and inputs to choose from"
+        )
     share = share / share.sum()
     y = changed / m
     within = float(share @ (y * (1 - y) * m / (m - 1)))

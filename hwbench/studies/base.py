@@ -181,6 +181,9 @@ class Study(ABC):
     default: ClassVar[bool] = True
     timing: ClassVar[bool] = False
 
+    def check(self, settings: Any, data: Dataset, *, classifies: bool) -> None:
+        """Raise `InputError` where settings ask for what data or task cannot give. Called before anything is written."""
+
     @abstractmethod
     def plan(self, case: Case, settings: Any) -> dict[str, Job]:
         """The jobs this study needs, by a label of its own."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from hwbench.faults.sampler import Results, Sampler
+from hwbench.faults.sampling import Exhaustive, Uniform
 from hwbench.faults.space import FaultSpace
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import bounded_mean
@@ -21,33 +23,40 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MARGINS = {"n_top5": "top5", "n_confidence_10": "confidence_10", "n_confidence_20": "confidence_20"}
 
 
-def campaign_rows(case: Case, level: float, space: FaultSpace, trials: pl.DataFrame, counts: Array) -> list[Row]:
+def campaign_rows(
+    case: Case, level: float, space: FaultSpace, trials: pl.DataFrame, counts: Array, sampler: Sampler | None
+) -> list[Row]:
     """Rates over (fault, input) pairs, overall and by tensor, bit and role.
 
-    A rate is the mean over faults of the share of inputs they hit; its interval is clustered by fault, conditional on the
-    evaluation inputs, and exact for rates of 0 (`hwbench.stats.campaign.bounded_mean`).
+    A rate is the mean over faults of the share of inputs they hit; its interval is clustered by fault and conditional on the
+    evaluation inputs. Faults that were sampled stand for all of the space, as their sampler tells; faults of a list for
+    themselves.
 
     Args:
         case: What was measured.
         level: Confidence level.
-        space: The build's fault space.
+        space: The faults that could have been tried.
         trials: One line a trial.
         counts: Their counts, columns `hwbench.worker.outcomes.COLUMNS`.
+        sampler: What chose the trials; None for a list.
     """
     order = _graph_order(space, trials, counts)
     trials, counts = trials[order], counts[order]
     share = {name: counts[:, place] / counts[:, 0] for place, name in enumerate(COLUMNS)}
-    rows = [_rate(level, "sdc_rate", share["n_changed"]), _rate(level, "due_rate", share["n_due"])]
-    if case.classifies:
-        rows += [_rate(level, "sdc_rate", share[column], margin=name) for column, name in _MARGINS.items()]
-    if case.data.labels is not None and case.classifies:
-        lost = bounded_mean(share["n_lost"] - share["n_won"], -1.0, 1.0, level)
-        rows.append(row("faults", "accuracy_drop", lost, "ratio", detail="mean loss of top1 by one fault"))
-    for keys in _groups(space, trials):
-        rows += list(_grouped(level, "sdc_rate", share["n_changed"], keys))
-        if not any({"tensor", "bit"} <= key.keys() for key in keys[:1]):
-            rows += list(_grouped(level, "due_rate", share["n_due"], keys))
-    return rows
+    places = list(zip(trials["tensor"].to_list(), trials["bit"].to_list(), strict=True))
+    groups = _groups(space, places)
+    if sampler is None:
+        return [*_plain(level, share, places, groups), *_beside(case, level, share)]
+    results = Results(places, counts[:, 0], counts[:, 1], counts[:, 2])
+    asked: dict[Hashable, Collection[Hashable]] = {**groups}
+    found = sampler.estimate(results, asked)
+    rows = [_row("sdc_rate", found.overall.sdc), _row("due_rate", found.overall.due)]
+    for setting, rates in found.groups.items():
+        rows.append(_row("sdc_rate", rates.sdc, str(setting)))
+        if len(groups[str(setting)]) > 1:
+            rows.append(_row("due_rate", rates.due, str(setting)))
+    equal = isinstance(sampler, Uniform | Exhaustive)  # trials that all stand for equally many faults
+    return rows + (list(_beside(case, level, share)) if equal else [])
 
 
 def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:
@@ -63,15 +72,11 @@ def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:
             else "the answers are the same on every input"
         )
         yield Row("faults", "golden_max_abs_diff", value=apart, n=len(segmented), detail=said)
-    for check in checks:
-        if not check.get("segmented") and check.get("reason", "").startswith("the segmented"):
-            yield Row(
-                "faults",
-                "rebuilt_trials",
-                value=float(check["rebuilt"]),
-                n=1,
-                detail=f"{check['reason']}: a full rebuild per trial",
-            )
+    reasons = [check["reason"] for check in checks if check["reason"]]
+    if reasons:
+        rebuilt = sum(check["rebuilt"] for check in checks if check["reason"])
+        detail = f"by a full rebuild each: {reasons[0]}"
+        yield Row("faults", "rebuilt_trials", value=float(rebuilt), n=len(reasons), detail=detail)
     if "verify" in results:
         n = len(results["verify"].array("counts"))
         yield Row(
@@ -90,24 +95,48 @@ def _graph_order(space: FaultSpace, trials: pl.DataFrame, counts: Array) -> list
     return sorted(np.flatnonzero(counts[:, 0]).tolist(), key=lambda at: (place[names[at]], bits[at], at))
 
 
-def _rate(level: float, metric: str, shares: Array, **setting: Any) -> Row:
-    figure = bounded_mean(shares, 0.0, 1.0, level) if len(shares) else Estimate(float("nan"), 0.0, 1.0, level, 0)
-    return row("faults", metric, figure, "ratio", condition(**setting), "of single faults, over (fault, input) pairs")
-
-
-def _groups(space: FaultSpace, trials: pl.DataFrame) -> Iterator[list[dict[str, Any]]]:
-    """For each way of grouping, every trial's group."""
+def _groups(space: FaultSpace, places: Sequence[tuple[str, int]]) -> dict[str, list[tuple[str, int]]]:
+    """Condition to the strata (tensor, bit) that were tried in it, in the order of the graph."""
     about = {tensor.name: tensor for tensor in space.tensors}
-    places = list(zip(trials["tensor"].to_list(), trials["bit"].to_list(), strict=True))
-    yield [{"tensor": name} for name, _ in places]
-    yield [{"bit": bit, "format": about[name].format} for name, bit in places]
-    yield [{"role": about[name].role} for name, _ in places]
-    yield [{"tensor": name, "bit": bit} for name, bit in places]
+    tried = dict.fromkeys(places)
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for keys in (
+        lambda name, bit: {"tensor": name},  # noqa: ARG005
+        lambda name, bit: {"bit": bit, "format": about[name].format},
+        lambda name, bit: {"role": about[name].role},  # noqa: ARG005
+        lambda name, bit: {"tensor": name, "bit": bit},
+    ):
+        for name, bit in tried:
+            groups.setdefault(condition(**keys(name, bit)), []).append((name, bit))
+    return groups
 
 
-def _grouped(level: float, metric: str, shares: Array, keys: list[dict[str, Any]]) -> Iterator[Row]:
-    members: dict[str, list[int]] = {}
-    for trial, key in enumerate(keys):
-        members.setdefault(condition(**key), []).append(trial)
-    for setting, at in members.items():
-        yield row("faults", metric, bounded_mean(shares[at], 0.0, 1.0, level), "ratio", setting)
+def _plain(
+    level: float,
+    share: Mapping[str, Array],
+    places: Sequence[tuple[str, int]],
+    groups: Mapping[str, list[tuple[str, int]]],
+) -> Iterator[Row]:
+    """Rates of listed faults: each stands for itself."""
+    for metric, column in (("sdc_rate", "n_changed"), ("due_rate", "n_due")):
+        yield _row(metric, bounded_mean(share[column], 0.0, 1.0, level))
+        for setting, strata in groups.items():
+            members = set(strata)
+            chosen = [at for at, place in enumerate(places) if place in members]
+            yield _row(metric, bounded_mean(share[column][chosen], 0.0, 1.0, level), setting)
+
+
+def _beside(case: Case, level: float, share: Mapping[str, Array]) -> Iterator[Row]:
+    """SDC by margins, and the accuracy lost."""
+    if not case.classifies:
+        return
+    for column, name in _MARGINS.items():
+        yield _row("sdc_rate", bounded_mean(share[column], 0.0, 1.0, level), condition(margin=name))
+    if case.data.labels is not None:
+        lost = bounded_mean(share["n_lost"] - share["n_won"], -1.0, 1.0, level)
+        yield row("faults", "accuracy_drop", lost, "ratio", detail="mean loss of top1 by one fault")
+
+
+def _row(metric: str, figure: Estimate, setting: str = "{}") -> Row:
+    said = "of single faults, over (fault, input) pairs" if setting == "{}" else ""
+    return row("faults", metric, figure, "ratio", setting, said)

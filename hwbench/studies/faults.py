@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,11 +12,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import onnx
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from hwbench.dataset import Dataset
+from hwbench.errors import DataError, InputError
+from hwbench.faults import bits
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.fault import Kind
-from hwbench.faults.listing import SCHEMA, read_faults
+from hwbench.faults.listing import SCHEMA, open_list, read_faults
+from hwbench.faults.sampler import Results, Sampler
+from hwbench.faults.sampling import Exhaustive, Stratified, Uniform
 from hwbench.faults.segments import write_segments
 from hwbench.faults.space import FaultSpace
 from hwbench.studies.base import Analysis, Case, Settings, Study
@@ -23,15 +29,21 @@ from hwbench.studies.campaign_rows import campaign_rows, verification_rows
 from hwbench.worker.outcomes import COLUMNS
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.tasks.campaign import LOST
 
 DEFAULT_TRIALS = 1000
+_DEATHS = ("crash", "timeout", "oom")
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 
 class FaultsSettings(Settings):
     """What the study can be told."""
 
-    trials: int | None = Field(None, gt=0, description="faults, drawn uniformly over the selected stored bits")
+    sampler: Literal["uniform", "stratified", "exhaustive"] = "uniform"
+    trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
+    ci_half_width: float | None = Field(
+        None, gt=0, lt=0.5, description="go on until the SDC rate's interval is this narrow"
+    )
     confidence: float = Field(0.95, gt=0, lt=1)
     faults: str | None = Field(None, description="a CSV list of faults to replay instead of drawing them")
     kind: Kind = "flip"
@@ -49,6 +61,13 @@ class FaultsSettings(Settings):
     shard: int = Field(500, gt=0, description="trials per job")
     chunk: int = Field(64, gt=0, description="inputs held at a time")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> FaultsSettings:
+        chosen = [name for name in ("trials", "ci_half_width", "faults") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{chosen[0]} and {chosen[1]} both say which faults to try; give one of them")
+        return self
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -60,6 +79,64 @@ class Deployed:
     space: FaultSpace
 
 
+@dataclass(frozen=True)
+class Campaign:
+    """The trials so far, and what became of them.
+
+    Attributes:
+        sampler: What decides on the trials; None where a list is replayed.
+        trials: One line a trial, in the columns of a fault list and ``trial``.
+        counts: int64 ``[trials, columns of hwbench.worker.outcomes.COLUMNS]``.
+        errors: Largest absolute error of each trial.
+        wanted: Jobs that must be done before anything more can be said.
+    """
+
+    sampler: Sampler | None
+    trials: pl.DataFrame
+    counts: np.ndarray[Any, Any]
+    errors: np.ndarray[Any, Any]
+    wanted: dict[str, Job]
+
+    @classmethod
+    def empty(cls, sampler: Sampler | None) -> Campaign:
+        """A campaign without trials."""
+        trials = pl.DataFrame(schema={"trial": pl.Int64, **SCHEMA})
+        return cls(sampler, trials, np.zeros((0, len(COLUMNS)), dtype=np.int64), np.zeros(0), {})
+
+    def followed(
+        self, case: Case, settings: FaultsSettings, stage: int, drawn: pl.DataFrame, results: Mapping[str, JobResult]
+    ) -> Campaign:
+        """The campaign after another stage, or with the jobs that it waits for."""
+        numbered = drawn.with_row_index("trial", offset=self.trials.height).cast({"trial": pl.Int64})
+        trials = pl.concat([self.trials, numbered])
+        counts = np.concatenate([self.counts, np.zeros((drawn.height, len(COLUMNS)), dtype=np.int64)])
+        errors = np.concatenate([self.errors, np.zeros(drawn.height)])
+        wanted: dict[str, Job] = {}
+        for at, part in enumerate(_shards(case, settings, numbered)):
+            name = f"stage-{stage}-shard-{at:05d}"
+            places = part["trial"].to_numpy()
+            if name not in results:
+                wanted[name] = _shard(case, settings, part)
+            elif results[name].status not in _DEATHS:
+                if results[name].ok:
+                    counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
+            elif f"alone-{name}" not in results:
+                wanted[f"alone-{name}"] = _alone(case, settings, part)
+            else:
+                counts[places], errors[places] = _counted_alone(results[f"alone-{name}"], part.height)
+        return Campaign(self.sampler, trials, counts, errors, wanted)
+
+    def results(self) -> Results:
+        """What the sampler is told."""
+        strata = list(zip(self.trials["tensor"].to_list(), self.trials["bit"].to_list(), strict=True))
+        inputs = np.maximum(self.counts[:, 0], 1)  # a trial without an input that counts is one without an event
+        return Results(strata, inputs, self.counts[:, 1], self.counts[:, 2])
+
+    def asked(self) -> Counter[tuple[str, int]]:
+        """How many trials each stratum has had."""
+        return Counter(zip(self.trials["tensor"].to_list(), self.trials["bit"].to_list(), strict=True))
+
+
 class FaultsStudy(Study):
     """Single faults in the build's stored numbers, each run over all inputs."""
 
@@ -68,30 +145,28 @@ class FaultsStudy(Study):
     settings_type = FaultsSettings
     default = False
 
+    def check(self, settings: FaultsSettings, data: Dataset, *, classifies: bool) -> None:
+        """Labels where only right answers count, a tolerance where there is no best class, a list that can be read."""
+        if settings.only_correct and data.labels is None:
+            raise DataError(f"{data.source}: there are no labels, and only_correct counts only inputs that are right")
+        if settings.tolerance is None and not classifies:
+            raise InputError(
+                "this output is no classifier's: say which error counts as a changed answer, with --tolerance"
+            )
+        if settings.faults is not None:
+            open_list(Path(settings.faults))
+
     def plan(self, case: Case, settings: FaultsSettings) -> dict[str, Job]:
-        """A job for every shard of the trials, in the order of the layers they are in."""
-        trials = self._trials(case, settings)
-        return {
-            f"shard-{at:05d}": _shard(case, settings, part) for at, part in enumerate(_shards(case, settings, trials))
-        }
+        """A job for every shard of the first stage's trials."""
+        return self._campaign(case, settings, {}).wanted
 
     def extend(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
-        """Trials of shards that died, one by one; then a sample of all trials by a full rebuild, to hold the engine against."""
-        trials = self._trials(case, settings)
-        shards = {f"shard-{at:05d}": part for at, part in enumerate(_shards(case, settings, trials))}
-        dead = {
-            f"alone-{name}": _alone(case, settings, part)
-            for name, part in shards.items()
-            if results[name].status in ("crash", "timeout", "oom") and f"alone-{name}" not in results
-        }
-        if dead or "verify" in results or not settings.segmented:
-            return dead
-        sample = _sample(case, trials)
-        return {"verify": _shard(case, settings.model_copy(update={"segmented": False}), trials[sample])}
-
-    def tolerated(self) -> frozenset[str]:
-        """Nothing: a shard that died has been run again, trial by trial."""
-        return frozenset()
+        """Trials of shards that died, one by one; the next stage's trials; then a sample of all, run by a full rebuild."""
+        campaign = self._campaign(case, settings, results)
+        if campaign.wanted or "verify" in results or not settings.segmented:
+            return campaign.wanted
+        rebuilt = settings.model_copy(update={"segmented": False})
+        return {"verify": _shard(case, rebuilt, campaign.trials[_sample(case, campaign.trials)])}
 
     def measure(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """As `Study.measure`, but that shards which died count through their trials run alone."""
@@ -100,37 +175,32 @@ class FaultsStudy(Study):
 
     def analyse(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rates with intervals, and one line a trial."""
-        trials = self._trials(case, settings)
-        counts = np.zeros((trials.height, len(COLUMNS)), dtype=np.int64)
-        errors = np.zeros(trials.height)
-        for at, part in enumerate(_shards(case, settings, trials)):
-            name = f"shard-{at:05d}"
-            places = part["trial"].to_numpy()
-            if name in results:
-                counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
-            else:
-                counts[places], errors[places] = _counted_alone(case, results[f"alone-{name}"], part.height)
-        table = _table(trials, counts, errors)
-        problem = self._disagreement(case, trials, counts, results)
-        rows = campaign_rows(case, settings.confidence, deployed(case.subject.build.model).space, table, counts)
+        campaign = self._campaign(case, settings, results)
+        table = _table(campaign.trials, campaign.counts, campaign.errors)
+        space = _selected(deployed(case.subject.build.model).space, settings)
+        rows = campaign_rows(case, settings.confidence, space, table, campaign.counts, campaign.sampler)
+        problem = self._disagreement(case, campaign, results)
         if problem is not None:
             rows = [self.missing("error", problem)]
-        rows += verification_rows(results)
-        return Analysis(rows, parts={"trials": table})
+        return Analysis([*rows, *verification_rows(results)], parts={"trials": table})
 
-    def _trials(self, case: Case, settings: FaultsSettings) -> pl.DataFrame:
-        """The faults of the campaign, in the columns of a fault list and ``trial``."""
+    def _campaign(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Campaign:
+        """How far a campaign has come: it is followed stage by stage, each decided on by the results of those before."""
         build = deployed(case.subject.build.model)
         if settings.faults is not None:
-            faults = read_faults(Path(settings.faults), build.stored)
-        else:
-            space = _selected(build.space, settings)
-            faults = _uniform(space, settings.trials or DEFAULT_TRIALS, case.seed, settings)
-        return faults.with_row_index("trial").cast({"trial": pl.Int64})
+            listed = read_faults(Path(settings.faults), build.stored)
+            return Campaign.empty(None).followed(case, settings, 0, listed, results)
+        space = _selected(build.space, settings)
+        campaign, stage = Campaign.empty(_sampler(space, settings, case.seed)), 0
+        while campaign.sampler is not None and not campaign.wanted:
+            more = campaign.sampler.next(campaign.results())
+            if more is None:
+                break
+            drawn = _drawn(space, more, campaign.asked(), case.seed, settings)
+            campaign, stage = campaign.followed(case, settings, stage, drawn, results), stage + 1
+        return campaign
 
-    def _disagreement(
-        self, case: Case, trials: pl.DataFrame, counts: np.ndarray[Any, Any], results: Mapping[str, JobResult]
-    ) -> str | None:
+    def _disagreement(self, case: Case, campaign: Campaign, results: Mapping[str, JobResult]) -> str | None:
         """What is wrong with the campaign, in words: a trial that a full rebuild tells otherwise, or faults left behind."""
         for result in results.values():
             checks = result.data.get("checks", {})
@@ -138,14 +208,14 @@ class FaultsStudy(Study):
                 return "the golden output after the campaign was not the same, bit for bit, as before"
         if "verify" not in results:
             return None
-        sample = _sample(case, trials)
+        sample = campaign.trials[_sample(case, campaign.trials)]
         again = results["verify"].array("counts")
-        wrong = np.flatnonzero((counts[sample][:, :3] != again[:, :3]).any(axis=1))
+        wrong = np.flatnonzero((campaign.counts[sample["trial"].to_numpy()][:, :3] != again[:, :3]).any(axis=1))
         if not len(wrong):
             return None
-        first = trials.row(int(sample[wrong[0]]), named=True)
+        first = sample.row(int(wrong[0]), named=True)
         return (
-            f"{len(wrong)} of {len(sample)} trials run again by a full rebuild had another outcome, the first in "
+            f"{len(wrong)} of {sample.height} trials run again by a full rebuild had another outcome, the first in "
             f"{first['tensor']!r}, element {first['element']}, bit {first['bit']}; run with segmented = false"
         )
 
@@ -164,26 +234,42 @@ def _selected(space: FaultSpace, settings: FaultsSettings) -> FaultSpace:
     )
 
 
-def _uniform(space: FaultSpace, n: int, seed: int, settings: FaultsSettings) -> pl.DataFrame:
-    """Distinct stored bits drawn uniformly; a random value is drawn for the element the bit is in."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0xFA017]))
-    n = min(n, space.size)
-    chosen: dict[int, None] = {}
-    while len(chosen) < n:
-        chosen.update(dict.fromkeys(rng.integers(0, space.size, n).tolist()))
-    which, elements, places = space.locate(np.array(list(chosen)[:n]))
-    values = rng.integers(0, 2**63, n, dtype=np.uint64)
-    widths = np.array([tensor.width for tensor in space.tensors])[which]
-    mask = (np.uint64(1) << np.minimum(widths, 63).astype(np.uint64)) - np.uint64(1)
-    columns = {
-        "tensor": [space.tensors[at].name for at in which],
-        "element": elements,
-        "bit": places,
-        "kind": [settings.kind] * n,
-        "width": [settings.width if settings.kind == "burst" else 1] * n,
-        "value": values & mask if settings.kind == "random_value" else np.zeros(n, dtype=np.uint64),
-    }
+def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int) -> Sampler:
+    strata = list(space.strata())
+    if settings.sampler == "exhaustive":
+        return Exhaustive(strata, settings.confidence)
+    kind = Uniform if settings.sampler == "uniform" else Stratified
+    n = None if settings.ci_half_width is not None else min(settings.trials or DEFAULT_TRIALS, space.size)
+    return kind(strata, n=n, half_width=settings.ci_half_width, level=settings.confidence, seed=seed)
+
+
+def _drawn(
+    space: FaultSpace, more: Mapping[Any, int], before: Mapping[Any, int], seed: int, settings: FaultsSettings
+) -> pl.DataFrame:
+    """Faults of some strata, uniform and without replacement, the first so many of each stratum's own order."""
+    sizes = {tensor.name: tensor for tensor in space.tensors}
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
+    for (name, bit), count in sorted(more.items()):
+        tensor, start = sizes[name], before[name, bit]
+        words = bits.random_words("fault", seed, bit, name)
+        elements = _order(words, tensor.elements, start + count)[start:]
+        values = bits.random_words("fault_value", seed, bit, name).random_raw(start + count)[start:]
+        columns["tensor"] += [name] * count
+        columns["element"] += elements
+        columns["bit"] += [bit] * count
+        columns["kind"] += [settings.kind] * count
+        columns["width"] += [settings.width if settings.kind == "burst" else 1] * count
+        mask = (1 << tensor.width) - 1 if settings.kind == "random_value" else 0
+        columns["value"] += [int(value) & mask for value in values]
     return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _order(words: np.random.Philox, elements: int, count: int) -> list[int]:
+    """The first ``count`` elements of a random order of all, which does not depend on ``count``."""
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        chosen.update(dict.fromkeys((words.random_raw(max(16, count)) % np.uint64(elements)).tolist()))
+    return list(chosen)[:count]
 
 
 def _shards(case: Case, settings: FaultsSettings, trials: pl.DataFrame) -> list[pl.DataFrame]:
@@ -226,17 +312,15 @@ def _shard(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
 
 def _alone(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
     job = _shard(case, settings.model_copy(update={"segmented": False}), part)
-    return replace(job, variants=tuple(str(at) for at in range(part.height)))
+    return replace(job, variants=(LOST, *(str(at) for at in range(part.height))))
 
 
-def _counted_alone(case: Case, result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Counts of trials run one by one; one that killed its worker is DUE on every input."""
-    counts, errors = np.zeros((n, len(COLUMNS)), dtype=np.int64), np.full(n, np.inf)
-    counts[:, COLUMNS.index("n_inputs")] = counts[:, COLUMNS.index("n_due")] = case.data.n
-    for name, data in result.data["variants"].items():
-        counts[int(name)] = data["counts"]
-        errors[int(name)] = np.inf if data["max_abs_error"] is None else data["max_abs_error"]
-    return counts, errors
+    done = result.data["variants"]
+    records = [done.get(str(trial), done[LOST]) for trial in range(n)]
+    errors = [np.inf if record["max_abs_error"] is None else record["max_abs_error"] for record in records]
+    return np.array([record["counts"] for record in records]), np.array(errors)
 
 
 def _sample(case: Case, trials: pl.DataFrame) -> np.ndarray[Any, Any]:

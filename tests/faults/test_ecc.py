@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from word_decoder import decode_word
 
 from hwbench.errors import UnknownNameError
 from hwbench.faults.ecc import PROTECTIONS, Counts, hsiao_columns, protection_code
@@ -28,21 +29,6 @@ def decode(code, patterns):
     data = [word * code.data_bits + place for word, place in wrong if place < code.data_bits]
     checks = [word * code.check_bits + place - code.data_bits for word, place in wrong if place >= code.data_bits]
     return code.decode(np.array(data, np.int64), np.array(checks, np.int64), len(patterns) * code.data_bits)
-
-
-def decode_word(code, data, checks):
-    """One word as it is read, decoded without columns or tables: its data, and ok, corrected or detected."""
-
-    def sound(word):
-        return np.array_equal(code.encode(word[None, : code.data_bits])[0], word[code.data_bits :])
-
-    read = np.concatenate([data, checks])
-    if sound(read):
-        return data, "ok"
-    candidates = [read ^ one for one in np.eye(read.size, dtype=np.uint8) if sound(read ^ one)]
-    if len(candidates) == 1:
-        return candidates[0][: code.data_bits], "corrected"
-    return data, "detected"
 
 
 def test_every_protection_has_its_code():

@@ -3,9 +3,9 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from faults.test_ecc import decode_word
 from hypothesis import given
 from hypothesis import strategies as st
+from word_decoder import decode_word
 
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.faults import bits

@@ -403,3 +403,35 @@ def test_the_model_is_read_without_changing_it(quantized_model):
     before = quantized_model.SerializeToString(deterministic=True)
     WeightPerturber.from_model(quantized_model).changes(variant("bit_errors", rate=0.5))
     assert quantized_model.SerializeToString(deterministic=True) == before
+
+
+def test_memory_errors_are_bit_errors_behind_a_protection(tensors):
+    plain = initializer_changes(variant("bit_errors", draw=2, rate=1e-3), tensors)
+    bare = initializer_changes(variant("memory_errors", draw=2, rate=1e-3), tensors)
+    assert bare.n_faults == plain.n_faults == bare.memory["errors"]
+    for name in tensors:
+        same = (one.tensors.get(name, tensors[name]) for one in (plain, bare))
+        assert len({array.tobytes() for array in same}) == 1
+    mended = initializer_changes(
+        variant("memory_errors", draw=2, rate=1e-3, protections=["secded_39_32"], uncorrectable="halt"), tensors
+    )
+    assert mended.memory["corrected"] > 0
+    assert mended.n_faults < plain.n_faults
+    json.dumps(mended.memory)
+    halting = variant("memory_errors", draw=2, rate=0.1, protections=["secded_39_32"], uncorrectable="halt")
+    assert initializer_changes(halting, tensors).halted
+
+
+def test_a_chip_has_its_traits(tensors):
+    columns = {"row_bits": 64, "weak": 4, "share": 0.9, "chips": 1.0}
+    found = [
+        initializer_changes(variant("memory_errors", rate=0.01, **traits), tensors).tensors["float"].tobytes()
+        for traits in ({}, {"asymmetry": 0.9}, {"columns": columns}, {"columns": None})
+    ]
+    assert len(set(found)) == 3
+    assert found[0] == found[3]
+
+
+def test_a_memory_that_reads_at_random_is_the_worst(tensors):
+    with pytest.raises(InputError, match=r"number in \[0\.0, 0\.5\] as 'rate'"):
+        initializer_changes(variant("memory_errors", rate=0.6), tensors)
