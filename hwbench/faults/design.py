@@ -138,10 +138,12 @@ class Design:
             The estimate, within [0, 1]. ``n`` counts the trials in these strata, those before the stage included.
         """
         strata = self.size.size
+        asked = members[stratum]
+        stratum, values = stratum[asked], values[asked]
         tried = np.bincount(stratum, minlength=strata)
         rest = members & ~(self.certain(trials) & (tried >= self.remaining))
         n, population = int((tried + self.size - self.remaining)[members].sum()), float(self.size[members].sum())
-        exact = float(guess.known[members].sum() + values[(members & ~rest)[stratum]].sum()) / population
+        exact = float(guess.known[members].sum() + values[~rest[stratum]].sum()) / population
         left = np.where(rest, self.remaining, 0) / population
         if not left.any():
             return Estimate(exact, exact, exact, level, n)
@@ -193,9 +195,9 @@ def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Intege
     expected = np.full(strata, rate)
     for family in kin:
         events, trials = np.bincount(family, total), np.bincount(family, tried)
-        expected *= ((events + _KIN_TRIALS * rate) / (trials + _KIN_TRIALS) / rate)[family]
-    expected = np.minimum(expected, _LARGEST_RATE)
-    return Guess(total, total + _KIN_TRIALS * expected, tried + _KIN_TRIALS)
+        expected = expected * ((events + _KIN_TRIALS * rate) / (trials + _KIN_TRIALS) / rate)[family]
+    pseudo = _KIN_TRIALS * np.minimum(expected, _LARGEST_RATE)
+    return Guess(total, total + pseudo, (tried + _KIN_TRIALS).astype(np.float64))
 
 
 def neyman_design(

@@ -53,8 +53,12 @@ class Fault:
         Raises:
             InputError: Element or bit is out of range.
         """
-        if not 0 <= self.element < array.size:
-            raise InputError(f"tensor {self.tensor!r} has {array.size} elements, there is no element {self.element}")
+        per = bits.width(array.dtype)
+        if not (0 <= self.element < array.size and 0 <= self.bit < per):
+            raise InputError(
+                f"tensor {self.tensor!r} has {array.size} elements of {per} bits; element {self.element}, bit {self.bit} is not "
+                "among them"
+            )
         elements, places = self.places(array)
         if self.kind in ("flip", "burst"):
             return bits.flip(array, elements, places)

@@ -130,7 +130,7 @@ class FaultSpace:
             and (not ops or tensor.op_type in ops)
             and (not roles or tensor.role in roles)
             and (depth is None or depth[0] <= tensor.depth <= depth[1])
-            and low < tensor.width
+            and low <= min(high, tensor.width - 1)
         ]
         if not chosen:
             raise InputError(

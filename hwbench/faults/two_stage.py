@@ -39,9 +39,11 @@ class Trials:
     due: Floats
 
     def where(self, chosen: Flags) -> Trials:
+        """The trials that a mask [trials] chooses."""
         return Trials(self.stratum[chosen], self.sdc[chosen], self.due[chosen])
 
     def per_stratum(self, strata: int) -> Integers:
+        """Array [strata], how many trials each has."""
         return np.bincount(self.stratum, minlength=strata)
 
     def among_first(self, counts: Integers) -> Flags:
@@ -70,6 +72,7 @@ class Stage:
     due: Guess
 
     def rates(self, trials: Trials, look: int, members: Flags, level: float) -> Rates:
+        """What the stage's trials by some look say of some strata (`Design.estimate`)."""
         estimate = partial(self.design.estimate, self.looks[look], trials.stratum, members=members, level=level)
         return Rates(estimate(trials.sdc, self.sdc), estimate(trials.due, self.due))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -44,12 +44,11 @@ def campaign_rows(
     trials, counts = trials[order], counts[order]
     share = {name: counts[:, place] / counts[:, 0] for place, name in enumerate(COLUMNS)}
     places = list(zip(trials["tensor"].to_list(), trials["bit"].to_list(), strict=True))
-    groups = _groups(space, places)
+    groups = _groups(space, places, whole=sampler is not None)
     if sampler is None:
         return [*_plain(level, share, places, groups), *_beside(case, level, share)]
     results = Results(places, counts[:, 0], counts[:, 1], counts[:, 2])
-    asked: dict[Hashable, Collection[Hashable]] = {**groups}
-    found = sampler.estimate(results, asked)
+    found = sampler.estimate(results, cast("Mapping[Hashable, Collection[Hashable]]", groups))
     rows = [_row("sdc_rate", found.overall.sdc), _row("due_rate", found.overall.due)]
     for setting, rates in found.groups.items():
         rows.append(_row("sdc_rate", rates.sdc, str(setting)))
@@ -95,19 +94,19 @@ def _graph_order(space: FaultSpace, trials: pl.DataFrame, counts: Array) -> list
     return sorted(np.flatnonzero(counts[:, 0]).tolist(), key=lambda at: (place[names[at]], bits[at], at))
 
 
-def _groups(space: FaultSpace, places: Sequence[tuple[str, int]]) -> dict[str, list[tuple[str, int]]]:
-    """Condition to the strata (tensor, bit) that were tried in it, in the order of the graph."""
+def _groups(space: FaultSpace, places: Sequence[tuple[str, int]], *, whole: bool) -> dict[str, list[tuple[str, int]]]:
+    """Condition to its strata (tensor, bit), in the order of the graph: those that were tried, or all where ``whole``.
+
+    A stratum by itself is listed only where it was tried.
+    """
     about = {tensor.name: tensor for tensor in space.tensors}
     tried = dict.fromkeys(places)
     groups: dict[str, list[tuple[str, int]]] = {}
-    for keys in (
-        lambda name, bit: {"tensor": name},  # noqa: ARG005
-        lambda name, bit: {"bit": bit, "format": about[name].format},
-        lambda name, bit: {"role": about[name].role},  # noqa: ARG005
-        lambda name, bit: {"tensor": name, "bit": bit},
-    ):
-        for name, bit in tried:
-            groups.setdefault(condition(**keys(name, bit)), []).append((name, bit))
+    for name, bit in (stratum for stratum, _ in space.strata()) if whole else tried:
+        for key in ({"tensor": name}, {"bit": bit, "format": about[name].format}, {"role": about[name].role}):
+            groups.setdefault(condition(**key), []).append((name, bit))
+    for name, bit in tried:
+        groups[condition(tensor=name, bit=bit)] = [(name, bit)]
     return groups
 
 

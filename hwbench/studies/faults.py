@@ -89,6 +89,7 @@ class Campaign:
         counts: int64 ``[trials, columns of hwbench.worker.outcomes.COLUMNS]``.
         errors: Largest absolute error of each trial.
         wanted: Jobs that must be done before anything more can be said.
+        alone: Trials whose shard died, so that each was run by a full rebuild.
     """
 
     sampler: Sampler | None
@@ -96,6 +97,7 @@ class Campaign:
     counts: np.ndarray[Any, Any]
     errors: np.ndarray[Any, Any]
     wanted: dict[str, Job]
+    alone: frozenset[int] = frozenset()
 
     @classmethod
     def empty(cls, sampler: Sampler | None) -> Campaign:
@@ -112,6 +114,7 @@ class Campaign:
         counts = np.concatenate([self.counts, np.zeros((drawn.height, len(COLUMNS)), dtype=np.int64)])
         errors = np.concatenate([self.errors, np.zeros(drawn.height)])
         wanted: dict[str, Job] = {}
+        alone = set(self.alone)
         for at, part in enumerate(_shards(case, settings, numbered)):
             name = f"stage-{stage}-shard-{at:05d}"
             places = part["trial"].to_numpy()
@@ -124,7 +127,8 @@ class Campaign:
                 wanted[f"alone-{name}"] = _alone(case, settings, part)
             else:
                 counts[places], errors[places] = _counted_alone(results[f"alone-{name}"], part.height)
-        return Campaign(self.sampler, trials, counts, errors, wanted)
+                alone |= set(places.tolist())
+        return Campaign(self.sampler, trials, counts, errors, wanted, frozenset(alone))
 
     def results(self) -> Results:
         """What the sampler is told."""
@@ -149,6 +153,10 @@ class FaultsStudy(Study):
         """Labels where only right answers count, a tolerance where there is no best class, a list that can be read."""
         if settings.only_correct and data.labels is None:
             raise DataError(f"{data.source}: there are no labels, and only_correct counts only inputs that are right")
+        if settings.only_correct and not classifies:
+            raise InputError(
+                "this output is no classifier's, so that no input is right or wrong; leave only_correct out"
+            )
         if settings.tolerance is None and not classifies:
             raise InputError(
                 "this output is no classifier's: say which error counts as a changed answer, with --tolerance"
@@ -165,18 +173,27 @@ class FaultsStudy(Study):
         campaign = self._campaign(case, settings, results)
         if campaign.wanted or "verify" in results or not settings.segmented:
             return campaign.wanted
-        rebuilt = settings.model_copy(update={"segmented": False})
-        return {"verify": _shard(case, rebuilt, campaign.trials[_sample(case, campaign.trials)])}
+        sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
+        return {"verify": _shard(case, rebuilt, sample)} if sample.height else {}
 
     def measure(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """As `Study.measure`, but that shards which died count through their trials run alone."""
         kept = {name: result for name, result in results.items() if f"alone-{name}" not in results}
+        for name, result in kept.items():
+            for trial, (status, detail) in result.failed.items():
+                if status not in _DEATHS:
+                    return Analysis([self.missing(status, f"{name}, trial {trial}: {detail}")])
         return super().measure(case, settings, kept)
 
     def analyse(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rates with intervals, and one line a trial."""
         campaign = self._campaign(case, settings, results)
         table = _table(campaign.trials, campaign.counts, campaign.errors)
+        if not campaign.counts[:, 0].any():
+            why = "no input counts: fault-free, not one gives a finite output" + (
+                ", and a right one" * settings.only_correct
+            )
+            return Analysis([self.missing("unavailable", why)], parts={"trials": table})
         space = _selected(deployed(case.subject.build.model).space, settings)
         rows = campaign_rows(case, settings.confidence, space, table, campaign.counts, campaign.sampler)
         problem = self._disagreement(case, campaign, results)
@@ -208,7 +225,7 @@ class FaultsStudy(Study):
                 return "the golden output after the campaign was not the same, bit for bit, as before"
         if "verify" not in results:
             return None
-        sample = campaign.trials[_sample(case, campaign.trials)]
+        sample = _sample(case, campaign)
         again = results["verify"].array("counts")
         wrong = np.flatnonzero((campaign.counts[sample["trial"].to_numpy()][:, :3] != again[:, :3]).any(axis=1))
         if not len(wrong):
@@ -323,11 +340,12 @@ def _counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], np.
     return np.array([record["counts"] for record in records]), np.array(errors)
 
 
-def _sample(case: Case, trials: pl.DataFrame) -> np.ndarray[Any, Any]:
-    """The trials that are run again by a full rebuild: 1 %, but at least 5 and at most 50."""
+def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:
+    """The trials that are run again by a full rebuild: 1 %, but at least 5 and at most 50; none that was run by one."""
+    trials = campaign.trials.filter(~pl.col("trial").is_in(campaign.alone))
     count = min(trials.height, max(5, min(50, trials.height // 100)))
     rng = np.random.Generator(np.random.Philox(key=[case.seed, 0x5A3]))
-    return np.sort(rng.choice(trials.height, count, replace=False))
+    return trials[np.sort(rng.choice(trials.height, count, replace=False))] if count else trials
 
 
 def _is_integer(case: Case) -> bool:
