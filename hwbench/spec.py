@@ -109,6 +109,11 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
             section["source"] = _beside(section["source"], folder)
         elif isinstance(section, str):
             content[key] = {"source": _beside(section, folder)}
+    settings = content.get("settings")
+    for study, key in (("faults", "faults"), ("memory_errors", "table")):
+        section = settings.get(study) if isinstance(settings, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = _beside(section[key], folder)
     if isinstance(content.get("profiles"), list):
         content["profiles"] = [
             _beside(name, folder) if isinstance(name, str) and name.endswith(".toml") else name

@@ -117,7 +117,7 @@ class RunDirectory:
         self._replace(self.path / TABLE_FILE, lambda partial: partial.write_bytes(_parquet(table)))
 
     def write_part(self, kind: str, profile: str, table: pl.DataFrame, part: int = 0) -> None:
-        """Write one part of ``trials/<profile>`` or ``draws/<profile>``."""
+        """Write one part of a study's own table, e.g. of ``trials/<profile>`` or ``draws/<profile>``."""
         folder = self.path / kind / profile
         folder.mkdir(parents=True, exist_ok=True)
         self._replace(folder / f"part-{part:05d}.parquet", lambda partial: partial.write_bytes(_parquet(table)))

@@ -38,7 +38,13 @@ class Done:
 
 
 def run_campaign(
-    model: onnx.ModelProto, inputs: dict[str, Array], faults: Sequence[Row], folder: Path, *, segmented: bool = True, **given: Any
+    model: onnx.ModelProto,
+    inputs: dict[str, Array],
+    faults: Sequence[Row],
+    folder: Path,
+    *,
+    segmented: bool = True,
+    **given: Any,
 ) -> Done:
     """Run faults over inputs through the task itself; ``given`` are parameters of the task, or ``backend`` and ``options``."""
     folder.mkdir(parents=True)
@@ -67,7 +73,9 @@ def run_campaign(
         "labels": str(folder / "labels.npy") if "labels" in given else "",
     }
     options = {"intra_op_threads": 1} if given.get("backend", ORT) == ORT else {}
-    context = JobContext(folder, params, given.get("backend", ORT), given.get("options", options), given.get("variants", ()))
+    context = JobContext(
+        folder, params, given.get("backend", ORT), given.get("options", options), given.get("variants", ())
+    )
     returned = campaign.run(context)
     if context.variants:
         return Done(Progress.read(folder).finished, np.empty((0, len(COLUMNS))), np.empty(0))
@@ -89,9 +97,7 @@ def random_faults(model: onnx.ModelProto, n: int, seed: int = 0, kinds: Sequence
     return faults
 
 
-def naive_counts(
-    model: onnx.ModelProto, inputs: dict[str, Array], faults: Sequence[Row]
-) -> list[tuple[int, int]]:
+def naive_counts(model: onnx.ModelProto, inputs: dict[str, Array], faults: Sequence[Row]) -> list[tuple[int, int]]:
     """(n_changed, n_due) of every fault: a fresh session each, on a file with the fault in its raw bytes."""
     golden = _outputs(model, inputs)
     assert golden is not None

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,10 +42,10 @@ def test_leveugle_refuses_what_makes_no_sense(arguments):
         campaign.leveugle(*arguments)
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
-@pytest.mark.parametrize("n", [2, 20, 500, 100_000])
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.9999])
+@pytest.mark.parametrize("n", [2, 20, 500, 1_000_000])
 def test_a_bounded_mean_of_events_is_clopper_and_pearsons(n, level):
-    for k in {0, 1, 2, n // 3, n - 1, n}:
+    for k in sorted({0, 1, 2, n // 3, n - 1, n}):
         values = np.repeat([1.0, 0.0], [k, n - k])
         bounded, exact = campaign.bounded_mean(values, level=level), stats.clopper_pearson(k, n, level)
         width = exact.high - exact.low
@@ -67,7 +68,7 @@ def test_a_bounded_mean_of_many_values_is_students():
     values = np.random.default_rng(2).uniform(0.2, 0.4, 50_000)
     estimate, error = campaign.bounded_mean(values), values.std(ddof=1) / math.sqrt(50_000)
     assert (estimate.low, estimate.high) == pytest.approx(
-        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.05 * error
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.1 * error
     )
 
 
@@ -111,19 +112,14 @@ def test_a_bounded_mean_refuses_what_it_cannot_bound(values, level):
 
 
 @quick
-@given(st.integers(2, 400), st.data())
-def test_finite_populations_narrow_intervals_less_than_normal_theory_and_exactly_without_events(population, data):
+@given(st.integers(2, 400), st.data(), st.floats(0.001, 0.2))
+def test_finite_populations_narrow_intervals_less_than_normal_theory_and_safely_without_events(population, data, tail):
     n = data.draw(st.integers(1, population - 1))
     shrink = campaign.finite_population(n / population)
     assert math.sqrt(1 - n / population) <= shrink <= 1
-    # The largest number of events among all that a sample without one leaves possible (hypergeometric).
-    unscaled = -math.log(0.05) / n
-    missed = math.lgamma
-    events = shrink * unscaled * population
-    if events <= population - n:
-        left, every = population - events, population
-        log_chance = missed(left + 1) - missed(left - n + 1) + missed(every - n + 1) - missed(every + 1)
-        assert log_chance <= math.log(0.05) + 1e-6
+    excluded = math.floor(shrink * -math.log(tail) / n * population) + 1
+    missing_them_all = scipy.stats.hypergeom.pmf(0, population, min(population, excluded), n)
+    assert missing_them_all <= tail * (1 + 1e-9)
 
 
 def test_finite_populations_end_in_certainty():

@@ -56,8 +56,8 @@ class Fault:
         per = bits.width(array.dtype)
         if not (0 <= self.element < array.size and 0 <= self.bit < per):
             raise InputError(
-                f"tensor {self.tensor!r} has {array.size} elements of {per} bits; element {self.element}, bit {self.bit} is not "
-                "among them"
+                f"tensor {self.tensor!r} has {array.size} elements of {per} bits; element {self.element}, bit {self.bit} "
+                "is not among them"
             )
         elements, places = self.places(array)
         if self.kind in ("flip", "burst"):

@@ -153,7 +153,7 @@ class Analysis:
 
     Attributes:
         rows: Rows of the measurement table.
-        parts: ``"draws"`` or ``"trials"`` to a table that is stored beside it.
+        parts: Folder of the run directory (``"draws"``, ``"trials"``, ...) to a table that is stored there, by profile.
         timings: Name to the raw durations, in seconds, behind timing rows.
         files: Files that belong to the build and its options: the compiled form.
     """

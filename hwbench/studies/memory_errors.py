@@ -102,7 +102,7 @@ class MemoryErrorsStudy(Study):
             if stack
         ]
         schema = {**DRAWS_SCHEMA, "condition": pl.String}
-        return Analysis(rows, parts={"draws": pl.DataFrame(records, schema=schema, orient="row")})
+        return Analysis(rows, parts={"memory_errors": pl.DataFrame(records, schema=schema, orient="row")})
 
 
 def _named(stack: Stack) -> dict[str, str]:

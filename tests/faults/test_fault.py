@@ -12,7 +12,20 @@ from hwbench.errors import InputError
 from hwbench.faults import bits
 from hwbench.faults.fault import KINDS, Fault, in_channel
 
-DTYPES = ["float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "int64", "int4", "uint4", "bool"]
+DTYPES = [
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "int32",
+    "int64",
+    "int4",
+    "uint4",
+    "bool",
+]
 SHAPES = [(), (1,), (7,), (3, 4), (2, 1, 5), (2, 3, 2, 2)]
 
 

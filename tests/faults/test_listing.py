@@ -43,7 +43,9 @@ def test_a_list_is_read_back_as_it_was_written(tmp_path):
 
 
 def test_width_and_value_are_read_where_a_kind_needs_them_only(listed):
-    read = listed("w,0,0,flip,,", "w,0,0,burst,3,", "w,0,0,random_value,,9", header="tensor,element,bit,kind,width,value")
+    read = listed(
+        "w,0,0,flip,,", "w,0,0,burst,3,", "w,0,0,random_value,,9", header="tensor,element,bit,kind,width,value"
+    )
     assert read.select("width", "value").rows() == [(1, 0), (3, 0), (1, 9)]
     assert listed("w,1,1,flip").rows() == [("w", 1, 1, "flip", 1, 0)]
 
@@ -79,7 +81,9 @@ def test_columns_come_in_any_order_and_others_are_passed_over(listed):
 )
 def test_a_line_that_cannot_be_replayed(listed, tmp_path, line, said):
     with pytest.raises(InputError) as refused:
-        listed("w,1,1,flip,1,0,int8", "12,0,0,flip,1,0,float32", line, header="tensor,element,bit,kind,width,value,format")
+        listed(
+            "w,1,1,flip,1,0,int8", "12,0,0,flip,1,0,float32", line, header="tensor,element,bit,kind,width,value,format"
+        )
     assert str(refused.value).startswith(f"{tmp_path / 'list.csv'}, line 4: ")
     assert said in str(refused.value)
 

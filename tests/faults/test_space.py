@@ -42,7 +42,9 @@ def int4_weights() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "model", [small_cnn(), two_inputs(), static_int8(small_cnn()), int4(mlp()), int4_weights()], ids="fp32 ids qdq blocks int4".split()
+    "model",
+    [small_cnn(), two_inputs(), static_int8(small_cnn()), int4(mlp()), int4_weights()],
+    ids="fp32 ids qdq blocks int4".split(),
 )
 def test_the_space_is_every_stored_bit(model):
     stored = 0
@@ -53,7 +55,9 @@ def test_the_space_is_every_stored_bit(model):
     assert sum(count for _, count in space_of(model).strata()) == stored
 
 
-@pytest.mark.parametrize("selection", [{}, {"bit_range": (3, 9)}, {"roles": ("weight", "scale")}, {"bit_range": (31, 31)}])
+@pytest.mark.parametrize(
+    "selection", [{}, {"bit_range": (3, 9)}, {"roles": ("weight", "scale")}, {"bit_range": (31, 31)}]
+)
 @pytest.mark.parametrize("model", [static_int8(mlp()), int4_weights()], ids=["qdq", "int4"])
 def test_every_position_is_one_stored_bit_and_every_stored_bit_one_position(model, selection):
     space = space_of(model).select(**selection)
@@ -113,14 +117,23 @@ def test_roles_in_other_builds():
 
 def test_an_initializer_that_nothing_reads_is_a_constant():
     model = make_model(
-        [helper.make_node("Relu", ["x"], ["y"])], {"x": (1, ["N", 2])}, {"y": (1, ["N", 2])}, {"idle": np.ones(2, np.float32)}
+        [helper.make_node("Relu", ["x"], ["y"])],
+        {"x": (1, ["N", 2])},
+        {"y": (1, ["N", 2])},
+        {"idle": np.ones(2, np.float32)},
     )
     assert roles(model) == {"idle": ("constant", "")}
 
 
 def test_depth_counts_the_layers_before(space):
     depths = {tensor.name: tensor.depth for tensor in space.tensors}
-    assert [depths[name] for name in ("x_scale", "w1_quantized", "b1_quantized", "w2_scale", "w3_quantized")] == [0, 0, 0, 1, 2]
+    assert [depths[name] for name in ("x_scale", "w1_quantized", "b1_quantized", "w2_scale", "w3_quantized")] == [
+        0,
+        0,
+        0,
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_a_device_that_halts_is_due_on_every_input(make_case, make_result):
     assert found["drop_avoided", setting] == -0.5
     assert found["detected", setting] == 3
     assert found["storage_overhead", '{"protection": "parity_8"}'] == pytest.approx(0.125)
-    assert analysis.parts["draws"]["n_due"].to_list() == [0, 0, 0, 5]
+    assert analysis.parts["memory_errors"]["n_due"].to_list() == [0, 0, 0, 5]
 
 
 def test_a_metric_that_is_no_mean_has_the_intervals_far_ends(make_case, make_result):
