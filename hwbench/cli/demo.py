@@ -11,9 +11,9 @@ from hwbench.cli.options import Json, Overwrite, Quiet, Resume
 
 # Less than the studies' defaults where that only costs precision: the demo is to be over in a minute.
 SETTINGS = {
-    "bit_flips": {"rates": [1e-7, 1e-6, 1e-5, 1e-4, 1e-3]},
-    "noise": {"draws": 3, "snr_db": [20, 10, 5, 0], "impulse_rates": [0.01, 0.1], "weight_sigmas": [0.01, 0.02, 0.05]},
-    "throughput": {"batches": [1, 32], "seconds": 0.25},
+    "bit_flips": {"rates": [1e-7, 1e-6, 1e-5, 1e-4]},
+    "noise": {"draws": 2, "snr_db": [20, 10, 5, 0], "impulse_rates": [0.01, 0.1], "weight_sigmas": [0.01, 0.02, 0.05]},
+    "throughput": {"batches": [1, 32], "seconds": 0.2},
     "latency": {"samples": 1000},
 }
 

@@ -4,10 +4,11 @@ A *layer* is an operator that multiplies by stored numbers, with the channel-wis
 QuantizeLinear). Four kinds of segment are cut for it, all of them plain ONNX files that any backend runs:
 
     advance   from the last layer's cut to this one's: carries the golden tensors forward
-    lane      the layer alone, for as many output channels as there are faults in a batch: a fault in one number changes one
+    lane      the layer for as many output channels as there are faults in a batch: a fault in one number changes one
               channel, so only that channel is computed
+    layer     the layer with all its channels, for a fault that changes more than one, or by which runtimes choose kernels:
+              they fuse a quantized layer only if its scales and zero points fit each other
     rest      from this layer's cut to the next checkpoint: shared by all faults of the layer
-    suffix    from a cut to the model's outputs, compiled anew for a fault that is in no lane
 
 A cut is the set of tensors that are made before it and used after it. Quantized tensors are cut in their quantized form, and
 everything derived from constants stays with its consumer: otherwise runtimes fuse other operators than in the whole graph.
@@ -26,6 +27,7 @@ from onnx import helper, numpy_helper, shape_inference
 from hwbench.backend import node_name
 
 _LAYERS = frozenset({"Conv", "MatMul", "Gemm"})
+_GAUGED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ELEMENTWISE = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Gelu"})
 
 
@@ -136,24 +138,27 @@ class GraphCutter:
                     reached = min(reached, index)
         return reached
 
+    @cached_property
+    def homes(self) -> dict[str, Layer]:
+        """The initializers that one layer alone depends on, to that layer."""
+        found: dict[str, Layer] = {}
+        for layer in self.layers:
+            inside, stored = self._needed([layer.x], [layer.out])
+            found |= {name: layer for name in stored if self._stays(name, layer.out, inside)}
+        return found
+
+    def is_gauge(self, initializer: str) -> bool:
+        """Whether it is a scale or zero point: what tells how others are read."""
+        users = [self.nodes[index] for index in self._uses.get(initializer, ())]
+        return any(node.op_type in _GAUGED and initializer != node.input[0] for node in users)
+
     def segment(self, inputs: Iterable[str], outputs: Sequence[str]) -> onnx.ModelProto:
         """The part of the graph that makes ``outputs`` of ``inputs``."""
-        given, needed, pending = set(inputs), set[int](), list(outputs)
-        stored: dict[str, None] = {}
-        while pending:
-            name = pending.pop()
-            if name in given or not name:
-                continue
-            if name in self.constants:
-                stored[name] = None
-                continue
-            index = self._made_at[name]
-            if index not in needed:
-                needed.add(index)
-                pending += self.nodes[index].input
+        inputs = list(dict.fromkeys(inputs))
+        needed, stored = self._needed(inputs, outputs)
         nodes = [self.nodes[index] for index in sorted(needed)]
         used = {name for node in nodes for name in node.input}
-        values = [self._value(name) for name in dict.fromkeys(inputs) if name in used or name in outputs]
+        values = [self._value(name) for name in inputs if name in used or name in outputs]
         return self._model(
             nodes, values, [self._value(name) for name in outputs], [self.constants[name] for name in stored]
         )
@@ -179,6 +184,31 @@ class GraphCutter:
             node = next(node for node in graph.node if node_name(node) == layer.node)
             next(attribute for attribute in node.attribute if attribute.name == "group").i = lanes
         return model
+
+    def _needed(self, inputs: Iterable[str], outputs: Iterable[str]) -> tuple[set[int], list[str]]:
+        """The nodes that make ``outputs`` of ``inputs``, and the initializers they read."""
+        given, needed, pending = set(inputs), set[int](), list(outputs)
+        stored: dict[str, None] = {}
+        while pending:
+            name = pending.pop()
+            if name in given or not name:
+                continue
+            if name in self.constants:
+                stored[name] = None
+                continue
+            index = self._made_at[name]
+            if index not in needed:
+                needed.add(index)
+                pending += self.nodes[index].input
+        return needed, list(stored)
+
+    def _stays(self, name: str, out: str, inside: set[int]) -> bool:
+        """Whether a tensor reaches the rest of the graph through ``out`` alone."""
+        return name not in self.outputs and all(
+            index in inside
+            and all(made == out or not made or self._stays(made, out, inside) for made in self.nodes[index].output)
+            for index in self._uses.get(name, ())
+        )
 
     def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
         weight = self._stored(node.input[1])

@@ -53,10 +53,11 @@ class Guess:
 
         Returns:
             Array [trials], for each trial the mean of its stratum's pseudo-trials and other trials; before it array
-            [strata], the mean of that over the stratum's trials, or the prediction where there are none.
+            [strata], the mean of that over the stratum's trials, or the prediction where there are none. All 0 where no
+            trial has an event: there is nothing to adjust, and the estimate of nothing seen is 0.
         """
-        if self.total is None or self.trials is None:
-            return self.mean, np.zeros(values.size)
+        if self.total is None or self.trials is None or (values.size and not values.any()):
+            return np.zeros_like(self.known), np.zeros(values.size)
         number = np.bincount(stratum, minlength=self.known.size)
         total = self.total + np.bincount(stratum, values, self.known.size)
         others = (total[stratum] - values) / (self.trials + number - 1)[stratum]

@@ -300,8 +300,9 @@ def _shards(case: Case, settings: FaultsSettings, trials: pl.DataFrame) -> list[
 def _shard(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
     build, subject = deployed(case.subject.build.model), case.subject
     plan: dict[str, Any] = {}
-    touched = set(part["tensor"])
-    layers = [layer for layer in build.cutter.layers if touched & layer.parameters.keys()]
+    homes = build.cutter.homes
+    touched = {homes[name].out for name in set(part["tensor"]) & homes.keys()}
+    layers = [layer for layer in build.cutter.layers if layer.out in touched]
     if settings.segmented and layers:
         plan = write_segments(build.cutter, layers, case.work / "segments" / subject.build.key, case.output)
     labels = case.data.labels

@@ -1,9 +1,10 @@
 """Runs faults through the segments of a cut graph, so that each costs only what comes after it.
 
 For one chunk of inputs at a time the golden tensors are carried from layer to layer. A batch of faults in one layer is
-computed as lanes (one output channel a fault), put in place of the golden channels, and only the inputs on which something
-changed go on, through the rest of the graph up to the next checkpoint; there, those whose tensors equal the golden ones again
-are dropped: nothing that follows can tell them from the fault-free run.
+computed as lanes (one output channel a fault), put in place of the golden channels; a fault that reaches more than a channel
+is computed with its whole layer. Only the inputs on which something changed go on, through the rest of the graph up to the
+next checkpoint; there, those whose tensors equal the golden ones again are dropped: nothing that follows can tell them from
+the fault-free run.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class LayerPlan:
         parameters: Initializer to the axis that counts channels.
         depthwise: Whether each channel reads its own input channel only.
         lanes: Channels the lane segment computes.
-        advance, lane, rest: The segments' files.
+        laned: Those of them whose faults can be computed in lanes.
+        own: The initializers that nothing but this layer depends on.
+        advance, lane, layer, rest: The segments' files.
         cut: The tensors after the layer.
         checkpoint: Index of the checkpoint that ``rest`` leads to.
     """
@@ -42,8 +45,11 @@ class LayerPlan:
     parameters: Mapping[str, int]
     depthwise: bool
     lanes: int
+    laned: Sequence[str]
+    own: Sequence[str]
     advance: str
     lane: str
+    layer: str
     rest: str
     cut: Sequence[str]
     checkpoint: int
@@ -90,7 +96,7 @@ class Engine:
     chain: Sequence[str]
     fixed_batch: int | None = None
     pairs: int = 32
-    _sessions: dict[str, Session] = field(default_factory=dict)
+    _sessions: dict[tuple[str, tuple[str, ...]], Session] = field(default_factory=dict)
     _golden: list[State] = field(default_factory=list)
     _here: State = field(default_factory=dict)
 
@@ -138,6 +144,41 @@ class Engine:
             trials = np.array([faults[at].trial for at in some])
             self._finish(layer, state, trials, inputs, observe)
         return apart
+
+    def layer(self, layer: LayerPlan, changes: State) -> Array:
+        """A layer's output for the chunk, all its channels computed.
+
+        Args:
+            layer: The layer, which `advance` has reached.
+            changes: New content of some of its own initializers.
+        """
+        session = self._session(layer.layer, tuple(layer.own))
+        for name, value in changes.items():
+            session.update(name, value)
+        try:
+            return self._call(session, {layer.x: self._x}, [layer.out])[layer.out]
+        finally:
+            for name in changes:
+                session.update(name, self.stored[name])
+
+    def golden(self, layer: LayerPlan) -> Array:
+        """The golden output of a layer, which `advance` has reached."""
+        return self._here[layer.out]
+
+    def follow(self, layer: LayerPlan, trial: int, out: Array, observe: Observer) -> None:
+        """Take what a fault makes of a layer's output through the rest of the graph.
+
+        Args:
+            layer: The layer.
+            trial: The fault's place among the trials.
+            out: From `layer`.
+            observe: As for `lanes`.
+        """
+        changed = np.flatnonzero(_differs(out, self._here[layer.out]))
+        for start in range(0, len(changed), self.pairs):
+            inputs = changed[start : start + self.pairs]
+            state = {name: (out if name == layer.out else self._here[name])[inputs] for name in layer.cut}
+            self._finish(layer, state, np.full(len(inputs), trial), inputs, observe)
 
     def alone(self, layer: LayerPlan, inputs: Array) -> Array | None:
         """The golden output of some of the chunk's inputs, run without the others from the cut after a layer on.
@@ -223,9 +264,10 @@ class Engine:
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _session(self, file: str, mutable: tuple[str, ...] = ()) -> Session:
-        if file not in self._sessions:
-            self._sessions[file] = self.backend.compile(Path(file), self.options, mutable)
-        return self._sessions[file]
+        key = file, mutable
+        if key not in self._sessions:
+            self._sessions[key] = self.backend.compile(Path(file), self.options, mutable)
+        return self._sessions[key]
 
 
 def _differs(a: Array, b: Array, leading: int = 1) -> np.ndarray[Any, np.dtype[np.bool_]]:

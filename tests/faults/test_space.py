@@ -44,7 +44,7 @@ def int4_weights() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "model",
     [small_cnn(), two_inputs(), static_int8(small_cnn()), int4(mlp()), int4_weights()],
-    ids="fp32 ids qdq blocks int4".split(),
+    ids=["fp32", "ids", "qdq", "blocks", "int4"],
 )
 def test_the_space_is_every_stored_bit(model):
     stored = 0

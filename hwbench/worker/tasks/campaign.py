@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hwbench.errors import HwbenchError
 from hwbench.faults.fault import Fault, in_channel
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
-from hwbench.worker.engine import Engine, LaneFault, LayerPlan
+from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobContext
@@ -63,6 +64,24 @@ def run(job: JobContext) -> dict[str, Any]:
     return {"checks": {**checks, "rebuilt": len(campaign.left)}}
 
 
+@dataclass
+class _Work:
+    """The trials of one layer.
+
+    Attributes:
+        lanes: Those that change one channel.
+        whole: Those for which all channels are computed.
+    """
+
+    lanes: list[LaneFault] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Give them all up."""
+        self.lanes.clear()
+        self.whole.clear()
+
+
 class _Campaign:
     """The trials of one shard."""
 
@@ -77,7 +96,7 @@ class _Campaign:
         labels = rows(Path(params["labels"]), 0, self._n) if params["labels"] else None
         self.outcomes = Outcomes(len(faults), params["outcome"], labels, only_correct=params["only_correct"])
         self.left = list(range(len(faults)))
-        self._unlaned: set[int] = set()  # trials that the engine cannot tell
+        self._left_over: set[int] = set()  # trials that the engine cannot tell
         self._golden_file: Path | None = None
 
     def segmented(self) -> dict[str, Any]:
@@ -92,14 +111,14 @@ class _Campaign:
             plan["chain"],
             self._job.params["batch"],
         )
-        lanes, self._unlaned = self._lanes(layers)
+        work, self._left_over = self._sorted(layers)
         checks = {"golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0, "reason": ""}
         with self._backend.compile(self._model, self._job.options) as session, closing(engine):
             try:
-                segmented = self._through(engine, layers, lanes, session, checks)
+                segmented = self._through(engine, layers, work, session, checks)
             except HwbenchError as error:  # the runtime takes the whole build, but not this part of it
                 segmented, checks["reason"] = False, f"a part of the graph cannot be run: {error}"
-        self.left = sorted(self._unlaned) if segmented else self.left
+        self.left = sorted(self._left_over) if segmented else self.left
         return {**checks, "segmented": segmented}
 
     def rebuilt(self, trials: Sequence[int]) -> int:
@@ -144,7 +163,7 @@ class _Campaign:
         self,
         engine: Engine,
         layers: Sequence[LayerPlan],
-        lanes: dict[str, list[LaneFault]],
+        work: Mapping[str, _Work],
         session: Session,
         checks: dict[str, Any],
     ) -> bool:
@@ -157,16 +176,19 @@ class _Campaign:
                 return False
             for layer in layers:
                 engine.advance(layer)
-                if first is None and not self._separable(engine, layer, golden):
-                    checks["reason"] = f"after {layer.out!r} some inputs cannot be run without the others"
-                    self._unlaned |= {fault.trial for fault in lanes.pop(layer.out, [])}
-                self._layer(engine, layer, lanes.get(layer.out, []), start, golden, checks)
+                todo = work[layer.out]
+                if first is None and not self._proven(engine, layer, golden):
+                    checks["reason"] = f"the graph after {layer.out!r} does not give the same for some inputs alone"
+                    self._left_over |= {fault.trial for fault in todo.lanes} | set(todo.whole)
+                    todo.clear()
+                self._lanes(engine, layer, todo.lanes, start, golden, checks)
+                self._whole(engine, layer, todo.whole, start, golden)
             first = golden if first is None else first
         _, feeds = next(self._chunks())
         checks["golden_restored"] = first is not None and engine.start(feeds).tobytes() == first.tobytes()
         return True
 
-    def _layer(
+    def _lanes(
         self,
         engine: Engine,
         layer: LayerPlan,
@@ -175,48 +197,68 @@ class _Campaign:
         golden: Array,
         checks: dict[str, Any],
     ) -> None:
-        """One chunk of one layer's trials."""
+        """One chunk of the trials that change one channel of a layer."""
         size = layer.lanes // 2
         for first in range(0, len(faults), size):
             batch = faults[first : first + size]
             trials = [fault.trial for fault in batch]
             self.outcomes.expect(np.array(trials), start, golden)
 
-            def observe(trials: Array, inputs: Array, outputs: Array) -> None:
-                self.outcomes.pairs(trials, start + inputs, outputs, golden[inputs])
-
             try:
-                apart = engine.lanes(layer, batch, observe)
+                apart = engine.lanes(layer, batch, self._observer(start, golden))
             except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells
-                self._unlaned.update(trials)
+                self._left_over.update(trials)
                 continue
             checks["lane_max_abs_diff"] = max(checks["lane_max_abs_diff"], apart)
             if apart and self._job.params["exact"]:
-                self._unlaned.update(trials)
+                self._left_over.update(trials)
 
-    def _separable(self, engine: Engine, layer: LayerPlan, golden: Array) -> bool:
-        """Whether what follows a layer gives for some of the inputs, in another order, what it gives for all."""
+    def _whole(self, engine: Engine, layer: LayerPlan, trials: Sequence[int], start: int, golden: Array) -> None:
+        """One chunk of the trials for which a layer is computed with all its channels."""
+        for trial in trials:
+            fault = self._faults[trial]
+            self.outcomes.expect(np.array([trial]), start, golden)
+            try:
+                out = engine.layer(layer, {fault.tensor: fault.apply(self._stored[fault.tensor])})
+                engine.follow(layer, trial, out, self._observer(start, golden))
+            except HwbenchError:  # the runtime refuses it; on which inputs, a full rebuild tells
+                self._left_over.add(trial)
+
+    def _observer(self, start: int, golden: Array) -> Observer:
+        def observe(trials: Array, inputs: Array, outputs: Array) -> None:
+            self.outcomes.pairs(trials, start + inputs, outputs, golden[inputs])
+
+        return observe
+
+    def _proven(self, engine: Engine, layer: LayerPlan, golden: Array) -> bool:
+        """Whether a layer by itself gives what it gives in the graph, and what follows it the same for some inputs alone."""
         some = np.resize([len(golden) - 1, 0], 2 if len(golden) == 3 else 3)
         try:
-            made = engine.alone(layer, some)
+            made, out = engine.alone(layer, some), engine.layer(layer, {})
         except HwbenchError:
             return False
-        return made is not None and self._same_answers(made, golden[some])
+        return (
+            made is not None
+            and self._same_answers(made, golden[some])
+            and (_identical(out, engine.golden(layer)) or not self._job.params["exact"])
+        )
 
-    def _lanes(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, list[LaneFault]], set[int]]:
-        """Trials by the layer in whose lanes they are, and those that are in none."""
-        homes = {name: layer for layer in layers if layer.lane for name in layer.parameters}
-        lanes: dict[str, list[LaneFault]] = {}
+    def _sorted(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, _Work], set[int]]:
+        """The trials of each layer, by its output, and those that are in none."""
+        homes = {name: layer for layer in layers for name in layer.own}
+        work = {layer.out: _Work() for layer in layers}
         left = set()
         for trial, fault in enumerate(self._faults):
-            home = homes.get(fault.tensor)
-            array = self._stored[fault.tensor]
-            changed = in_channel(fault, array, home.parameters[fault.tensor]) if home else None
-            if home is None or changed is None:
+            home, array = homes.get(fault.tensor), self._stored[fault.tensor]
+            if home is None:
                 left.add(trial)
+                continue
+            laned = fault.tensor in home.laned and in_channel(fault, array, home.parameters[fault.tensor])
+            if laned:
+                work[home.out].lanes.append(LaneFault(trial, fault.tensor, *laned))
             else:
-                lanes.setdefault(home.out, []).append(LaneFault(trial, fault.tensor, *changed))
-        return lanes, left
+                work[home.out].whole.append(trial)
+        return work, left
 
     def _agrees(self, checks: dict[str, Any], golden: Array, whole: Array) -> bool:
         """Whether a chunk's segmented golden output is the whole build's, as far as this campaign asks."""
