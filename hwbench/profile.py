@@ -56,9 +56,14 @@ class Precision(_Section):
         if self.quantizer == "nncf" and self.format != "int8":
             raise ValueError("quantizer = 'nncf' goes with format = 'int8' only")
         if self.quantizer == "nncf" and (
-            self.weights != "s8" or not self.per_channel or not self.quantize_bias or self.calibration.method != "minmax"
+            self.weights != "s8"
+            or not self.per_channel
+            or not self.quantize_bias
+            or self.calibration.method != "minmax"
         ):
-            raise ValueError("quantizer = 'nncf' chooses weights, per_channel, quantize_bias and the calibration method itself")
+            raise ValueError(
+                "quantizer = 'nncf' chooses weights, per_channel, quantize_bias and the calibration method itself"
+            )
         if self.block_size & (self.block_size - 1):
             raise ValueError("block_size must be a power of two")
         return self

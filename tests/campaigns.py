@@ -118,7 +118,9 @@ def naive_counts(
     counts = []
     for fault in faults:
         out = run(patched(model, fault), inputs)
-        out = np.full_like(golden, np.nan) if out is None else out
+        if out is None or out.shape != golden.shape:
+            counts.append((0, len(golden)))
+            continue
         due = ~np.isfinite(out.reshape(len(out), -1)).all(axis=1)
         changed = ~due & (out.argmax(axis=1) != golden.argmax(axis=1))
         counts.append((int(changed.sum()), int(due.sum())))

@@ -147,6 +147,11 @@ class GraphCutter:
             found |= {name: layer for name in stored if self._stays(name, layer.out, inside)}
         return found
 
+    @property
+    def computing(self) -> list[str]:
+        """The names of the nodes that do more than to quantize or dequantize."""
+        return [node_name(node) for node in self.nodes if node.op_type not in _GAUGED]
+
     def is_gauge(self, initializer: str) -> bool:
         """Whether it is a scale or zero point: what tells how others are read."""
         users = [self.nodes[index] for index in self._uses.get(initializer, ())]

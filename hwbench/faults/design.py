@@ -229,7 +229,8 @@ def neyman_design(
         shares = part * proportional + (1 - part) * neyman
         unit = np.divide(weight, shares, out=np.zeros_like(weight), where=shares > 0)
         moments = float(unit * weight @ variance), float(unit**2 * weight @ skew)
-        return Design(size, remaining, shares), Spread(*moments, float((unit * p).max()), float((unit * (1 - p)).max()))
+        bounds = float((unit * p).max()), float((unit * (1 - p)).max())
+        return Design(size, remaining, shares), Spread(*moments, *bounds, population=float(unit.max() * size.sum()))
 
     return min((candidate(part) for part in PROPORTIONAL_PARTS), key=lambda found: cost(found[1]))
 

@@ -26,8 +26,8 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
         output: The output that outcomes are told by.
 
     Returns:
-        The plan that `hwbench.worker.tasks.campaign` reads: ``checkpoints``, ``chain`` and ``layers``, without layers after
-        which the graph cannot be cut; empty if none is left.
+        The plan that `hwbench.worker.tasks.campaign` reads: ``checkpoints``, ``chain``, ``layers``, without those after
+        which the graph cannot be cut, and ``nodes``, the names of those that compute; empty if no layer is left.
     """
     layers = [layer for layer in layers if layer in cutter.cuttable]
     if not layers:
@@ -64,7 +64,7 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
             }
         )
         before = list(dict.fromkeys([*cut, layer.out]))
-    return {"checkpoints": checkpoints, "chain": chain, "layers": plans}
+    return {"checkpoints": checkpoints, "chain": chain, "layers": plans, "nodes": cutter.computing}
 
 
 class _Writer:

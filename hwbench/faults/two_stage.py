@@ -24,6 +24,9 @@ GROWTH = 1.5
 SMALLEST_PILOT = 60
 """Trials below which a pilot says too little to plan with."""
 
+PILOT_OF_MAIN = 0.15
+"""Part of the trials planned for the main stage up to which a pilot is doubled."""
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -100,7 +103,7 @@ class TwoStage(Sampler):
     """Part of a given number of trials that the pilot takes."""
 
     pilot_scale: float
-    """The pilot of a given half-width, as a multiple of the trials that would do if there were no event."""
+    """The first wave of a pilot for a half-width, as a part of the trials that would do if there were no event."""
 
     def __init__(
         self,
@@ -119,16 +122,15 @@ class TwoStage(Sampler):
         self._budget, self._target, self._seed = n or 0, half_width or 0.0, seed
         self._spending = (1.0,) if self._budget else SPENDING
         nothing = Guess(np.zeros(self.size.size))
-        self._pilot = Stage(self._first_design(), (self._pilot_trials(),), nothing, nothing)
-        self._first = next(self._counts(self._pilot, 0))
+        self._pilot = Stage(self._first_design(), self._waves(), nothing, nothing)
 
     def next(self, results: Results) -> dict[Hashable, int] | None:
         """What the pilot lacks; then what the main stage lacks at its next look; None when it may stop."""
         trials = self._trials(results)
-        lacking = self._first - trials.per_stratum(self.size.size)
-        if (lacking > 0).any():
-            return self._asked(lacking)
-        stage, main = self._planned(trials)
+        _, first, stage = self._planned(trials)
+        if stage is None:
+            return self._asked(first - trials.per_stratum(self.size.size))
+        main = trials.where(~trials.among_first(first))
         everything = np.ones(self.size.size, dtype=np.bool_)
         for look, counts in enumerate(self._counts(stage, 1)):
             lacking = counts - main.per_stratum(self.size.size)
@@ -142,26 +144,34 @@ class TwoStage(Sampler):
 
     def _rates(self, results: Results, members: list[Flags]) -> list[Rates]:
         trials = self._trials(results)
-        if (self._first > trials.per_stratum(self.size.size)).any():
-            return [self._pilot.rates(trials, 0, part, self.level) for part in members]
-        stage, main = self._planned(trials)
+        wave, first, stage = self._planned(trials)
+        if stage is None:
+            return [self._pilot.rates(trials, wave, part, self.level) for part in members]
+        early = trials.among_first(first)
+        pilot, main = trials.where(early), trials.where(~early)
         tried = main.per_stratum(self.size.size)
         reached = takewhile(lambda counts: bool((tried >= counts).all()), self._counts(stage, 1))
         look = max(0, sum(1 for _ in reached) - 1)
-        pilot, level = trials.where(trials.among_first(self._first)), self._look_level(look)
+        level = self._look_level(look)
 
         def rates(part: Flags) -> Rates:
             """From the stage that has more trials there, or from the main one where that has tried all that was left."""
-            if tried[part].sum() >= min(self._first[part].sum(), stage.design.remaining[part].sum()):
+            if tried[part].sum() >= min(first[part].sum(), stage.design.remaining[part].sum()):
                 return stage.rates(main, look, part, level)
-            return self._pilot.rates(pilot, 0, part, level)
+            return self._pilot.rates(pilot, wave, part, level)
 
         return [rates(part) for part in members]
 
-    def _planned(self, trials: Trials) -> tuple[Stage, Trials]:
-        """The main stage as the pilot plans it, and its trials so far."""
-        early = trials.among_first(self._first)
-        return self._main_stage(trials.where(early)), trials.where(~early)
+    def _planned(self, trials: Trials) -> tuple[int, Integers, Stage | None]:
+        """The pilot's last wave so far, its trials per stratum and, if they are all done and enough, the main stage."""
+        for wave, counts in enumerate(self._counts(self._pilot, 0)):
+            pilot = trials.where(trials.among_first(counts))
+            if pilot.stratum.size < counts.sum():
+                return wave, counts, None
+            stage = self._main_stage(pilot)
+            if self._budget or pilot.stratum.size >= PILOT_OF_MAIN * stage.looks[0]:
+                break
+        return wave, counts, stage
 
     def _counts(self, stage: Stage, number: int) -> Iterator[Integers]:
         """For each look, array [strata] of the stage's trials by then."""
@@ -179,13 +189,14 @@ class TwoStage(Sampler):
     def _draw(self, design: Design, looks: tuple[int, ...], rng: np.random.Generator) -> Iterator[Integers]:
         """For each look, array [strata] of trials by then, none below those of the look before."""
 
-    def _pilot_trials(self) -> int:
-        """Trials of the pilot: a part of the budget, or of those that without an event would bound a rate by the target."""
+    def _waves(self) -> tuple[int, ...]:
+        """Trials of the pilot by the end of each wave, doubling from a part of those that would do if there were no event."""
         population = int(self.size.sum())
         if self._budget:
-            return int(self.pilot_part * min(self._budget, population))
+            return (int(self.pilot_part * min(self._budget, population)),)
         silent = math.log(2 / (1 - self.level)) / (2 * self._target)
-        return min(population, max(SMALLEST_PILOT, round(self.pilot_scale * silent)))
+        first = min(population, max(SMALLEST_PILOT, round(self.pilot_scale * silent)))
+        return tuple(min(population, first << wave) for wave in range((population // first).bit_length() + 1))
 
     def _looks(self, planned: Spread, pilot: Trials) -> tuple[int, ...]:
         """Trials of the main stage by each look."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hwbench.backend import Array, Backend, Session
+from hwbench.errors import UnsupportedError
 
 State = dict[str, Array]
 
@@ -87,6 +88,8 @@ class Engine:
         chain: The segments from inputs to the first checkpoint, from there to the second, ...
         fixed_batch: The batch size the graph is fixed to; None if it takes any.
         pairs: How many (fault, input) pairs are run at once.
+        precisions: What nodes of the whole graph compute in. A segment in which one computes in something else is refused: its
+            kernels are others, so that its numbers may be, for a fault, even where the golden ones agree.
     """
 
     backend: Backend
@@ -96,6 +99,7 @@ class Engine:
     chain: Sequence[str]
     fixed_batch: int | None = None
     pairs: int = 32
+    precisions: Mapping[str, str] = field(default_factory=dict)
     _sessions: dict[tuple[str, tuple[str, ...]], Session] = field(default_factory=dict)
     _golden: list[State] = field(default_factory=list)
     _here: State = field(default_factory=dict)
@@ -266,8 +270,24 @@ class Engine:
     def _session(self, file: str, mutable: tuple[str, ...] = ()) -> Session:
         key = file, mutable
         if key not in self._sessions:
-            self._sessions[key] = self.backend.compile(Path(file), self.options, mutable)
+            self._sessions[key] = self._compiled(Path(file), mutable)
         return self._sessions[key]
+
+    def _compiled(self, file: Path, mutable: tuple[str, ...]) -> Session:
+        session = self.backend.compile(file, self.options, mutable)
+        for node, precision in precisions(session).items() if self.precisions else ():
+            whole = self.precisions.get(node, precision)
+            if precision != whole:
+                session.close()
+                raise UnsupportedError(
+                    f"{node!r} computes in {precision} in a part of the graph, in {whole} in the whole"
+                )
+        return session
+
+
+def precisions(session: Session) -> dict[str, str]:
+    """What the ONNX nodes of a session compute in, as far as its runtime tells."""
+    return {node: made.precision for made in session.executed() for node in made.onnx_nodes if made.precision}
 
 
 def _differs(a: Array, b: Array, leading: int = 1) -> np.ndarray[Any, np.dtype[np.bool_]]:

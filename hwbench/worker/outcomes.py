@@ -81,7 +81,7 @@ class Outcomes:
             self._add("n_won", trials, right & ~was_right)
 
     def lose(self, trial: int, inputs: Array, golden: Array) -> None:
-        """Count inputs of a trial whose faulty build could not be loaded or run."""
+        """Count inputs of a trial whose faulty build could not be loaded or run, or gave an output of another shape."""
         broken = np.full(golden.shape, np.nan)
         self.pairs(np.full(len(inputs), trial), inputs, broken, golden)
 

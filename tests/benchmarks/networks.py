@@ -38,14 +38,18 @@ class Graph:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
-    def conv(self, x: str, c_in: int, c_out: int, kernel: int, stride: int = 1, group: int = 1, gain: float = 2.0) -> str:
+    def conv(
+        self, x: str, c_in: int, c_out: int, kernel: int, stride: int = 1, group: int = 1, gain: float = 2.0
+    ) -> str:
         self._count += 1
         fan = c_in // group * kernel * kernel
         shape = (c_out, c_in // group, kernel, kernel)
         weight = self.constant(self._normal(shape, (gain / fan) ** 0.5), f"conv_{self._count}.weight")
         bias = self.constant(self._normal((c_out,), 0.05), f"conv_{self._count}.bias")
         pad = kernel // 2
-        return self.node("Conv", x, weight, bias, strides=[stride] * 2, pads=[pad] * 4, group=group, kernel_shape=[kernel] * 2)
+        return self.node(
+            "Conv", x, weight, bias, strides=[stride] * 2, pads=[pad] * 4, group=group, kernel_shape=[kernel] * 2
+        )
 
     def linear(self, x: str, c_in: int, c_out: int) -> str:
         self._count += 1

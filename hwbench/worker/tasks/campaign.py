@@ -16,7 +16,7 @@ from hwbench.errors import HwbenchError
 from hwbench.faults.fault import Fault, in_channel
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
-from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer
+from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer, precisions
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobContext
@@ -103,23 +103,29 @@ class _Campaign:
         """Run every trial that lies in a lane through the engine, after proving that its golden output is the whole build's."""
         plan = self._job.params["plan"]
         layers = [LayerPlan(**layer) for layer in plan["layers"]]
-        engine = Engine(
-            self._backend,
-            self._job.options,
-            self._stored,
-            plan["checkpoints"],
-            plan["chain"],
-            self._job.params["batch"],
-        )
         work, self._left_over = self._sorted(layers)
         checks = {"golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0, "reason": ""}
-        with self._backend.compile(self._model, self._job.options) as session, closing(engine):
+        with self._backend.compile(self._model, self._job.options) as session, closing(self._engine(session)) as engine:
             try:
                 segmented = self._through(engine, layers, work, session, checks)
             except HwbenchError as error:  # the runtime takes the whole build, but not this part of it
                 segmented, checks["reason"] = False, f"a part of the graph cannot be run: {error}"
         self.left = sorted(self._left_over) if segmented else self.left
         return {**checks, "segmented": segmented}
+
+    def _engine(self, session: Session) -> Engine:
+        """An engine that holds its segments against the whole build, where that does not compute in one format only."""
+        plan = self._job.params["plan"]
+        found = {node: precision for node, precision in precisions(session).items() if node in plan["nodes"]}
+        return Engine(
+            self._backend,
+            self._job.options,
+            self._stored,
+            plan["checkpoints"],
+            plan["chain"],
+            self._job.params["batch"],
+            precisions=found if set(found.values()) - {"fp32"} else {},
+        )
 
     def rebuilt(self, trials: Sequence[int]) -> int:
         """Run trials by changing the whole build, one after the other; returns the last."""
@@ -148,16 +154,22 @@ class _Campaign:
             count = _count(feeds)
             expected, inputs = rows(golden, start, start + count), np.arange(start, start + count)
             self.outcomes.expect(np.array([trial]), start, expected)
-            try:
-                session.update(fault.tensor, faulty)
-                made = self._outputs(session, feeds)
-            except MemoryError:
-                raise
-            except Exception:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
+            made = self._faulty_outputs(session, feeds, fault.tensor, faulty)
+            if made is None or made.shape != expected.shape:
                 self.outcomes.lose(trial, inputs, expected)
             else:
                 self.outcomes.pairs(np.full(count, trial), inputs, made, expected)
         session.update(fault.tensor, self._stored[fault.tensor])
+
+    def _faulty_outputs(self, session: Session, feeds: Feeds, tensor: str, faulty: Array) -> Array | None:
+        """What a faulty build gives for a chunk; None where it cannot be loaded or run."""
+        try:
+            session.update(tensor, faulty)
+            return self._outputs(session, feeds)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
+            return None
 
     def _through(
         self,
@@ -177,8 +189,8 @@ class _Campaign:
             for layer in layers:
                 engine.advance(layer)
                 todo = work[layer.out]
-                if first is None and not self._proven(engine, layer, golden):
-                    checks["reason"] = f"the graph after {layer.out!r} does not give the same for some inputs alone"
+                if first is None and (doubt := self._doubt(engine, layer, golden)):
+                    checks["reason"] = doubt
                     self._left_over |= {fault.trial for fault in todo.lanes} | set(todo.whole)
                     todo.clear()
                 self._lanes(engine, layer, todo.lanes, start, golden, checks)
@@ -230,18 +242,18 @@ class _Campaign:
 
         return observe
 
-    def _proven(self, engine: Engine, layer: LayerPlan, golden: Array) -> bool:
-        """Whether a layer by itself gives what it gives in the graph, and what follows it the same for some inputs alone."""
+    def _doubt(self, engine: Engine, layer: LayerPlan, golden: Array) -> str:
+        """Why trials in a layer cannot be told by its segments; empty once golden outputs have shown that they can."""
         some = np.resize([len(golden) - 1, 0], 2 if len(golden) == 3 else 3)
         try:
             made, out = engine.alone(layer, some), engine.layer(layer, {})
-        except HwbenchError:
-            return False
-        return (
-            made is not None
-            and self._same_answers(made, golden[some])
-            and (_identical(out, engine.golden(layer)) or not self._job.params["exact"])
-        )
+        except HwbenchError as error:
+            return f"the graph cannot be cut after {layer.out!r}: {error}"
+        if made is None or not self._same_answers(made, golden[some]):
+            return f"the graph after {layer.out!r} does not give the same for some inputs alone"
+        if self._job.params["exact"] and not _identical(out, engine.golden(layer)):
+            return f"{layer.out!r} is not the same, bit for bit, where its layer is run by itself"
+        return ""
 
     def _sorted(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, _Work], set[int]]:
         """The trials of each layer, by its output, and those that are in none."""
