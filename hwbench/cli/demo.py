@@ -36,10 +36,15 @@ def command(
 
     spec = make_spec(
         "demo",
-        model=str(demo.MODEL),
-        data={"source": str(demo.DATA)},
-        calibration={"source": str(demo.CALIBRATION)},
+        model=_named(demo.MODEL),
+        data={"source": _named(demo.DATA)},
+        calibration={"source": _named(demo.CALIBRATION)},
         profiles=profile_names(),
         settings=SETTINGS,
     )
     show(carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet), as_json=as_json)
+
+
+def _named(path: Path) -> str:
+    """A file by the shortest name that finds it from here, so that a run made in a clone names no folder above it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
