@@ -34,7 +34,7 @@ _COLUMNS = (
     ("Peak MiB", "memory", "peak_mib"),
     ("Model", "memory", "model_bytes"),
     ("BER ok", "bit_flips", "tolerated_ber"),
-    ("SQNR dB", "fidelity", "sqnr_db"),
+    ("SQNR", "fidelity", "sqnr_db"),
     ("SDC rate", "faults", "sdc_rate"),
     ("DUE rate", "faults", "due_rate"),
 )
