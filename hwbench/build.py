@@ -170,7 +170,9 @@ def make_build(
     if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".placing-") as work:
-            _publish(Path(shutil.copytree(kept, Path(work) / "build")), folder)
+            placed = Path(shutil.copytree(kept, Path(work) / "build"))
+            _tell(placed / MANIFEST, recipe)
+            _publish(placed, folder)
     return Build(recipe.key, folder, json.loads((folder / MANIFEST).read_text()))
 
 
@@ -208,6 +210,14 @@ def _calibration(recipe: Recipe) -> dict[str, Any] | None:
         return None
     used = min(recipe.precision.calibration.samples, recipe.calibration.n)
     return {"source": recipe.calibration.source, "n": used, "note": recipe.calibration_note}
+
+
+def _tell(file: Path, recipe: Recipe) -> None:
+    """Have a manifest name this recipe's model and calibration: a cached build was made of equal ones of other names."""
+    manifest = json.loads(file.read_text())
+    manifest["model"]["file"] = recipe.model.path.name
+    manifest["calibration"] = _calibration(recipe)
+    file.write_text(json.dumps(manifest, indent=2))
 
 
 def _publish(made: Path, place: Path) -> None:

@@ -90,7 +90,7 @@ def precisions(draw, backend):
     if form == "int8":
         if backend == "tensorrt":
             return chosen | {"activations": "s8", "weights": "s8"}
-        chosen |= draw(st.sampled_from([{}, {"dynamic": True}, {"quantizer": "nncf"}]))
+        chosen |= draw(st.sampled_from([{}, {"dynamic": True}]))
     return chosen
 
 

@@ -118,16 +118,16 @@ class Campaign:
         for at, part in enumerate(_shards(case, settings, numbered)):
             name = f"stage-{stage}-shard-{at:05d}"
             places = part["trial"].to_numpy()
-            if name not in results:
-                wanted[name] = _shard(case, settings, part)
-            elif results[name].status not in _DEATHS:
-                if results[name].ok:
-                    counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
-            elif f"alone-{name}" not in results:
-                wanted[f"alone-{name}"] = _alone(case, settings, part)
-            else:
-                counts[places], errors[places] = _counted_alone(results[f"alone-{name}"], part.height)
+            if f"alone-{name}" in results:
                 alone |= set(places.tolist())
+                if LOST in results[f"alone-{name}"].data.get("variants", {}):
+                    counts[places], errors[places] = _counted_alone(results[f"alone-{name}"], part.height)
+            elif name not in results:
+                wanted[name] = _shard(case, settings, part)
+            elif results[name].status in _DEATHS:
+                wanted[f"alone-{name}"] = _alone(case, settings, part)
+            elif results[name].ok:
+                counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
         return Campaign(self.sampler, trials, counts, errors, wanted, frozenset(alone))
 
     def results(self) -> Results:
@@ -181,7 +181,7 @@ class FaultsStudy(Study):
         kept = {name: result for name, result in results.items() if f"alone-{name}" not in results}
         for name, result in kept.items():
             for trial, (status, detail) in result.failed.items():
-                if status not in _DEATHS:
+                if status not in _DEATHS or trial == LOST:  # the fault-free build's own end is no trial's outcome
                     return Analysis([self.missing(status, f"{name}, trial {trial}: {detail}")])
         return super().measure(case, settings, kept)
 

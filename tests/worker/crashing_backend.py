@@ -1,0 +1,87 @@
+"""ONNX Runtime with defects that a campaign must survive or find out: a backend for every one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from hwbench_onnxruntime import OnnxRuntimeBackend
+from hwbench_onnxruntime.session import OnnxRuntimeSession
+
+from hwbench.backend import Array, Feeds, ModelSource, Session
+
+DEADLY = np.float32(1e30)
+
+
+class CrashingSession(OnnxRuntimeSession):
+    """Dies of a segmentation fault when it is given a certain number as a weight."""
+
+    def update(self, name: str, value: Array) -> None:
+        if (value == DEADLY).any():
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().update(name, value)
+
+
+class ForgetfulSession(OnnxRuntimeSession):
+    """Takes no new numbers for a whole build, only for parts of it."""
+
+    def update(self, name: str, value: Array) -> None:
+        if not str(self._source).endswith("model.onnx"):
+            super().update(name, value)
+
+
+class StainedSession(OnnxRuntimeSession):
+    """Gives other numbers once a session has been given a new one, in a part of the graph that was not."""
+
+    stained: ClassVar[bool] = False
+
+    def update(self, name: str, value: Array) -> None:
+        StainedSession.stained = True
+        super().update(name, value)
+
+    def _run_impl(self, feeds: Feeds) -> dict[str, Array]:
+        made = super()._run_impl(feeds)
+        if self.stained and not self.mutable:
+            made = {name: np.nextafter(value, np.float32(np.inf)) for name, value in made.items()}
+        return made
+
+
+class CrashingBackend(OnnxRuntimeBackend):
+    """See `CrashingSession`."""
+
+    name: ClassVar[str] = "crashing"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = CrashingSession
+
+    def _session_impl(self, options: Any, mutable: Sequence[str]) -> Session:
+        return self.session_type(options, mutable)
+
+
+class ForgetfulBackend(CrashingBackend):
+    """See `ForgetfulSession`."""
+
+    name: ClassVar[str] = "forgetful"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = ForgetfulSession
+
+
+class StainedBackend(CrashingBackend):
+    """See `StainedSession`."""
+
+    name: ClassVar[str] = "stained"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = StainedSession
+
+
+class DyingSession(OnnxRuntimeSession):
+    """Dies of every model."""
+
+    def _load_impl(self, source: ModelSource) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class DyingBackend(CrashingBackend):
+    """See `DyingSession`."""
+
+    name: ClassVar[str] = "dying"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = DyingSession

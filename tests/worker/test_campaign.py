@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from campaigns import ORT, Row, bare_onnxruntime, naive_counts, random_faults, run_campaign
+from models import dynamic_int8, feeds, int4, make_model, mlp, small_cnn, static_int8, two_inputs
+from onnx import helper
+
+from hwbench.errors import DataError
+from hwbench.worker.outcomes import COLUMNS
+
+KINDS = ("flip", "stuck_at_0", "stuck_at_1", "burst", "random_value")
+node = helper.make_node
+
+
+def normal(*shape: int) -> np.ndarray:
+    fan = np.prod(shape[1:]) if len(shape) > 1 else 1
+    return (np.random.default_rng(sum(shape)).standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32)
+
+
+def mobile() -> onnx.ModelProto:
+    """A depthwise, a grouped and a plain convolution, two branches, and their operators in turns."""
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["a"], "expand"),
+        node("Conv", ["x", "w0"], ["side"], "side", strides=[1, 1]),
+        node("Relu", ["a"], ["ra"], "relu_a"),
+        node("Relu", ["side"], ["rs"], "relu_side"),
+        node("Add", ["ra", "rs"], ["sum"], "add"),
+        node("Conv", ["sum", "w2", "b2"], ["b"], "depthwise", group=6),
+        node("Clip", ["b", "low", "high"], ["c"], "clip"),
+        node("Conv", ["c", "w3"], ["d"], "grouped", group=2),
+        node("GlobalAveragePool", ["d"], ["e"], "pool"),
+        node("Flatten", ["e"], ["f"], "flatten"),
+        node("Gemm", ["f", "w4", "b4"], ["y"], "classifier"),
+    ]
+    weights = {"w0": normal(6, 3, 3, 3), "w1": normal(6, 3, 3, 3), "b1": normal(6), "w2": normal(6, 1, 2, 2)}
+    weights |= {"b2": normal(6), "w3": normal(8, 3, 1, 1), "w4": normal(8, 4), "b4": normal(4)}
+    weights |= {"low": np.float32(-1), "high": np.float32(6)}
+    return make_model(nodes, {"x": (1, ["N", 3, 6, 6])}, {"y": (1, ["N", 4])}, weights)
+
+
+def attention() -> onnx.ModelProto:
+    """A transformer block over five vectors an input."""
+    nodes = [
+        node("MatMul", ["x", "wq"], ["q"], "query"),
+        node("MatMul", ["x", "wk"], ["k"], "key"),
+        node("MatMul", ["x", "wv"], ["v"], "value"),
+        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["scores"], "scores"),
+        node("Softmax", ["scores"], ["weights"]),
+        node("MatMul", ["weights", "v"], ["mixed"], "mix"),
+        node("Add", ["mixed", "x"], ["residual"]),
+        node("LayerNormalization", ["residual", "gain", "shift"], ["normal"]),
+        node("ReduceMean", ["normal", "middle"], ["pooled"], keepdims=0),
+        node("MatMul", ["pooled", "wc"], ["y"], "classifier"),
+    ]
+    weights = {"wq": normal(8, 8), "wk": normal(8, 8), "wv": normal(8, 8), "wc": normal(8, 4)}
+    weights |= {"gain": np.ones(8, np.float32), "shift": normal(8), "middle": np.array([1])}
+    return make_model(nodes, {"x": (1, ["N", 5, 8])}, {"y": (1, ["N", 4])}, weights)
+
+
+def outcomes(done) -> list[tuple[int, int]]:
+    return list(zip(done["n_changed"], done["n_due"], strict=True))
+
+
+def partly_right(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Labels by which two inputs of three are right."""
+    made = bare_onnxruntime(model, inputs)
+    assert made is not None
+    labels = made.argmax(axis=1)
+    labels[::3] = (labels[::3] + 1) % made.shape[1]
+    return labels
+
+
+INTEGER = {
+    "cnn": lambda: static_int8(small_cnn()),
+    "cnn-tensorwise": lambda: static_int8(small_cnn(), per_channel=False, weights="u8"),
+    "mlp": lambda: static_int8(mlp()),
+    "mobile": lambda: static_int8(mobile()),
+}
+FLOAT = {
+    "cnn": small_cnn,
+    "mlp": mlp,
+    "ids": two_inputs,
+    "mobile": mobile,
+    "attention": attention,
+    "attention-int8": lambda: static_int8(attention()),  # its softmax and normalization stay floats
+    "blocks": lambda: int4(mlp()),
+    "dynamic": lambda: dynamic_int8(mlp()),
+}
+
+
+# Exact: every trial counts what a fresh session on the patched file counts
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_every_trial_of_an_integer_build_is_that_of_a_full_rebuild(tmp_path, name):
+    model = INTEGER[name]()
+    inputs, faults = feeds(model, batch=20), random_faults(model, 150, kinds=KINDS)
+    done = run_campaign(model, inputs, faults, tmp_path / "job", exact=True)
+    expected = naive_counts(model, inputs, faults)
+    assert outcomes(done) == expected
+    assert sum(changed > 0 for changed, _ in expected) > 5
+    assert set(done["n_inputs"]) == {20}
+    checks = done.checks
+    assert (checks["segmented"], checks["golden_equal"], checks["golden_max_abs_diff"]) == (True, True, 0)
+    assert (checks["golden_restored"], checks["lane_max_abs_diff"], checks["reason"]) == (True, 0, "")
+    assert checks["rebuilt"] < len(faults)
+
+
+def test_segments_that_would_run_by_other_kernels_are_not_trusted(tmp_path):
+    """ONNX Runtime takes signed activations for unsigned ones and fuses them, on this machine, in the whole graph only."""
+    model = static_int8(small_cnn(), activations="s8", symmetric=True)
+    inputs, faults = feeds(model, batch=20), random_faults(model, 150, kinds=KINDS)
+    done = run_campaign(model, inputs, faults, tmp_path / "job", exact=True)
+    assert outcomes(done) == naive_counts(model, inputs, faults)
+    if not done.checks["segmented"]:
+        assert "computes in fp32 in a part of the graph, in int8 in the whole" in done.checks["reason"]
+        assert done.checks["rebuilt"] == len(faults)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_every_trial_of_a_float_build_is_that_of_a_full_rebuild(tmp_path, name):
+    model = FLOAT[name]()
+    inputs, faults = feeds(model, batch=20), random_faults(model, 150, kinds=KINDS)
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    expected = naive_counts(model, inputs, faults)
+    assert outcomes(done) == expected
+    assert sum(changed > 0 for changed, _ in expected) > 5
+    assert done.checks["segmented"] == (name != "dynamic")
+    assert done.checks["reason"] == ""
+
+
+def test_a_float_network_is_told_by_its_layers_alone(tmp_path):
+    done = run_campaign(mobile(), feeds(mobile()), random_faults(mobile(), 100, kinds=KINDS), tmp_path / "job")
+    assert done.checks["rebuilt"] == 0
+    assert done.checks["golden_restored"]
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+@pytest.mark.parametrize("quantized", [True, False], ids=["int8", "fp32"])
+def test_every_trial_on_openvino_is_that_of_a_full_rebuild_there(tmp_path, name, quantized):
+    openvino = pytest.importorskip("openvino")
+
+    def bare(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+        onnx.save(model, tmp_path / "bare.onnx")
+        core = openvino.Core()
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = core.compile_model(core.read_model(tmp_path / "bare.onnx"), "CPU", options)
+        return np.array(compiled(dict(inputs))[0])
+
+    model = static_int8({"cnn": small_cnn, "mlp": mlp}[name]()) if quantized else {"cnn": small_cnn, "mlp": mlp}[name]()
+    inputs, faults = feeds(model, batch=8), random_faults(model, 120)[::8]
+    done = run_campaign(
+        model, inputs, faults, tmp_path / "job", exact=quantized, backend="hwbench_openvino:OpenVinoBackend",
+        options={"inference_num_threads": 1},
+    )  # fmt: skip
+    assert outcomes(done) == naive_counts(model, inputs, faults, bare)
+    if not done.checks["segmented"]:
+        assert quantized
+        assert "in a part of the graph" in done.checks["reason"]
+
+
+# What must not matter
+
+
+@pytest.mark.parametrize("model", [static_int8(small_cnn()), two_inputs()], ids=["int8", "ids"])
+def test_how_many_inputs_are_held_at_a_time_makes_no_difference(tmp_path, model):
+    inputs, faults = feeds(model, batch=8), random_faults(model, 40, kinds=KINDS)
+    if "ids" in inputs:  # as many words in each chunk
+        inputs = {name: value[:, :6] for name, value in inputs.items()}
+    runs = [run_campaign(model, inputs, faults, tmp_path / str(chunk), chunk=chunk) for chunk in (64, 1, 7)]
+    assert any(runs[0]["n_changed"])
+    for other in runs[1:]:
+        np.testing.assert_array_equal(other.counts, runs[0].counts)
+        np.testing.assert_allclose(other.max_abs_error, runs[0].max_abs_error, rtol=1e-5, atol=1e-6)
+
+
+def test_trials_do_not_depend_on_those_beside_them(tmp_path):
+    model = static_int8(small_cnn())
+    inputs, faults = feeds(model, batch=10), random_faults(model, 90, kinds=KINDS)
+    whole = run_campaign(model, inputs, faults, tmp_path / "whole", exact=True)
+    parts = [run_campaign(model, inputs, faults[at::3], tmp_path / f"part{at}", exact=True) for at in range(3)]
+    again = np.empty_like(whole.counts)
+    for at, part in enumerate(parts):
+        again[at::3] = part.counts
+    np.testing.assert_array_equal(again, whole.counts)
+    backwards = run_campaign(model, inputs, faults[::-1], tmp_path / "backwards", exact=True)
+    np.testing.assert_array_equal(backwards.counts[::-1], whole.counts)
+
+
+def test_segments_and_full_rebuilds_count_the_same(tmp_path):
+    model = static_int8(small_cnn())
+    inputs, faults = feeds(model, batch=10), random_faults(model, 60, kinds=KINDS)
+    labels = np.arange(10) % 10
+    runs = [
+        run_campaign(model, inputs, faults, tmp_path / str(segmented), segmented=segmented, labels=labels, exact=True)
+        for segmented in (True, False)
+    ]
+    np.testing.assert_array_equal(runs[0].counts, runs[1].counts)
+    np.testing.assert_array_equal(runs[0].max_abs_error, runs[1].max_abs_error)
+    assert runs[1].checks == {"segmented": False, "reason": "", "rebuilt": 60}
+
+
+def test_a_graph_of_a_fixed_batch_counts_as_one_of_any(tmp_path):
+    free, fixed = small_cnn(), small_cnn()
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    inputs, faults = feeds(free, batch=10), random_faults(free, 60)
+    wanted = run_campaign(free, inputs, faults, tmp_path / "free")
+    for segmented in (True, False):
+        done = run_campaign(fixed, inputs, faults, tmp_path / f"fixed-{segmented}", batch=4, segmented=segmented)
+        np.testing.assert_array_equal(done.counts, wanted.counts)
+
+
+# Where parts of a graph cannot be run, or not on some inputs alone
+
+
+def test_a_graph_that_mixes_its_inputs_is_run_whole_and_says_so(tmp_path):
+    """The first axis of what the layers make counts positions; types tell no more than that its size is free."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        node("MatMul", ["t", "w1"], ["a"], "first"),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w2"], ["c"], "second"),
+        node("ReduceMean", ["c", "front"], ["y"], keepdims=0),
+    ]
+    weights = {"front": np.array([0]), "w1": normal(16, 8), "w2": normal(8, 4)}
+    model = make_model(nodes, {"x": (1, ["N", "S", 16])}, {"y": (1, ["N", 4])}, weights)
+    faults = [fault for fault in random_faults(model, 60) if fault[0] != "front"]
+    for number, shape in enumerate([(9, 5, 16), (5, 5, 16), (1, 5, 16), (1, 1, 16)]):
+        inputs = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+        done = run_campaign(model, inputs, faults, tmp_path / str(number))
+        assert outcomes(done) == naive_counts(model, inputs, faults)
+        if shape[0] > 1:
+            assert done.checks["reason"] == "the graph after 'c' does not give the same for some inputs alone"
+            assert done.checks["rebuilt"] == len(faults)
+
+
+def test_shapes_that_depend_on_the_batch_are_not_cut_through(tmp_path):
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "first"], ["batch"]),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Conv", ["x", "w1"], ["a"], "before"),
+        node("Reshape", ["a", "target"], ["flat"]),
+        node("MatMul", ["flat", "w2"], ["b"], "after"),
+        node("Relu", ["b"], ["c"]),
+        node("MatMul", ["c", "w3"], ["y"], "classifier"),
+    ]
+    weights = {"first": np.array([0]), "rest": np.array([-1]), "w1": normal(8, 3, 3, 3)}
+    weights |= {"w2": normal(128, 16), "w3": normal(16, 4)}
+    model = make_model(nodes, {"x": (1, ["N", 3, 6, 6])}, {"y": (1, ["N", 4])}, weights)
+    inputs = feeds(model, batch=9)
+    faults = [fault for fault in random_faults(model, 100) if fault[0].startswith("w")]
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    assert outcomes(done) == naive_counts(model, inputs, faults)
+    assert done.checks["segmented"]
+    assert done.checks["rebuilt"] == sum(fault[0] == "w1" for fault in faults)
+
+
+def test_a_part_that_the_runtime_refuses_is_run_whole_and_says_so(tmp_path):
+    """The graph's two outputs together are one that ONNX allows; a segment that cuts between them is not."""
+    body = helper.make_graph(
+        [node("Mul", ["hidden", "two"], ["doubled"])], "then", [], [helper.make_tensor_value_info("doubled", 1, None)]
+    )
+    other = helper.make_graph(
+        [node("Identity", ["hidden"], ["same"])], "else", [], [helper.make_tensor_value_info("same", 1, None)]
+    )
+    nodes = [
+        node("MatMul", ["x", "w1"], ["hidden"], "first"),
+        node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        node("Greater", ["largest", "zero"], ["condition"]),
+        node("If", ["condition"], ["chosen"], then_branch=body, else_branch=other),
+        node("MatMul", ["chosen", "w2"], ["y"], "second"),
+    ]
+    weights = {"w1": normal(16, 16), "w2": normal(16, 4), "zero": np.float32(0), "two": np.float32(2)}
+    model = make_model(nodes, {"x": (1, ["N", 16])}, {"y": (1, ["N", 4])}, weights)
+    inputs, faults = feeds(model, batch=6), [fault for fault in random_faults(model, 60) if fault[0] in ("w1", "w2")]
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    assert outcomes(done) == naive_counts(model, inputs, faults)
+    assert done.checks["rebuilt"] == len(faults)
+
+
+def test_a_fault_on_which_the_rest_of_the_graph_stops_is_due(tmp_path):
+    """A number that a layer makes is the index of a row: faults make some that are not there."""
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"], "index"),
+        node("Clip", ["a", "low", "high"], ["b"]),
+        node("Add", ["b", "shift"], ["c"]),
+        node("Cast", ["c"], ["ids"], to=onnx.TensorProto.INT64),
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("Flatten", ["rows"], ["flat"]),
+        node("MatMul", ["flat", "w2"], ["y"], "classifier"),
+    ]
+    weights = {"w1": normal(16, 4), "low": np.float32(0), "high": np.float32(3), "shift": np.zeros(4, np.float32)}
+    weights |= {"table": normal(4, 8), "w2": normal(32, 4)}
+    model = make_model(nodes, {"x": (1, ["N", 16])}, {"y": (1, ["N", 4])}, weights)
+    inputs, faults = (
+        feeds(model, batch=8),
+        [("shift", at, bit, "flip", 1, 0) for at in range(4) for bit in (22, 29, 30)],
+    )
+    faults += [("w1", at, 30, "flip", 1, 0) for at in range(20)]
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    expected = naive_counts(model, inputs, faults)
+    assert outcomes(done) == expected
+    assert any(due == 8 for _, due in expected)
+
+
+# What is counted
+
+
+def test_an_input_whose_golden_output_is_not_finite_does_not_count(tmp_path):
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"], "first"),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w2"], ["c"], "second"),
+        node("Log", ["c"], ["y"]),
+    ]
+    model = make_model(
+        nodes,
+        {"x": (1, ["N", 16])},
+        {"y": (1, ["N", 4])},
+        {"w1": normal(16, 16), "w2": normal(16, 4) + np.float32(0.4)},
+    )
+    inputs, faults = feeds(model, batch=12), random_faults(model, 60)
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    rebuilt = run_campaign(model, inputs, faults, tmp_path / "rebuilt", segmented=False)
+    finite = (np.maximum(inputs["x"] @ normal(16, 16), 0) @ (normal(16, 4) + 0.4) > 0).all(axis=1)
+    assert 0 < finite.sum() < 12
+    assert set(done["n_inputs"]) == {finite.sum()}
+    np.testing.assert_array_equal(done.counts, rebuilt.counts)
+    assert done.checks["golden_restored"]
+
+
+def test_a_regression_counts_errors_above_the_tolerance(tmp_path):
+    nodes = [
+        node("MatMul", ["x", "w1"], ["a"], "first"),
+        node("Relu", ["a"], ["b"]),
+        node("MatMul", ["b", "w2"], ["y"], "out"),
+    ]
+    w1, w2 = normal(16, 8), normal(8, 1)
+    model = make_model(nodes, {"x": (1, ["N", 16])}, {"y": (1, ["N", 1])}, {"w1": w1, "w2": w2})
+    inputs = feeds(model, batch=10)
+    faults: list[Row] = [("w2", 3, 22, "flip", 1, 0), ("w1", 5, 31, "flip", 1, 0), ("w2", 0, 0, "flip", 1, 0)]
+    done = run_campaign(model, inputs, faults, tmp_path / "job", outcome={"kind": "tolerance", "tolerance": 0.01})
+    hidden = np.maximum(inputs["x"] @ w1, 0)
+    mantissa = w2.copy().reshape(-1).view(np.uint32)
+    mantissa[3] ^= 1 << 22
+    first = np.abs(hidden @ mantissa.view(np.float32).reshape(8, 1) - hidden @ w2)
+    assert done["n_changed"][0] == (first > 0.01).sum() > 0
+    assert done.max_abs_error[0] == pytest.approx(first.max(), rel=1e-4)
+    assert (done["n_changed"][2], done["n_top5"]) == (0, [0, 0, 0])
+
+
+def test_right_inputs_alone_are_counted_where_that_is_asked(tmp_path):
+    model = static_int8(small_cnn())
+    inputs, faults = feeds(model, batch=20), random_faults(model, 72)
+    answers = run_campaign(model, inputs, faults, tmp_path / "all", exact=True)
+    labels = partly_right(model, inputs)
+    some = run_campaign(model, inputs, faults, tmp_path / "some", exact=True, labels=labels, only_correct=True)
+    assert set(some["n_inputs"]) == {13}
+    assert all(few <= many for few, many in zip(some["n_changed"], answers["n_changed"], strict=True))
+    assert some["n_won"] == [0] * 72
+    assert some["n_lost"] == [a + b for a, b in zip(some["n_changed"], some["n_due"], strict=True)]
+
+
+def test_an_output_that_ranks_no_classes_needs_a_tolerance(tmp_path):
+    model = make_model(
+        [node("MatMul", ["x", "w"], ["y"], "out")], {"x": (1, ["N", 4])}, {"y": (1, ["N", 1])}, {"w": normal(4, 1)}
+    )
+    with pytest.raises(DataError, match="classes"):
+        run_campaign(model, feeds(model), random_faults(model, 3), tmp_path / "job")
+
+
+# Trials run one by one
+
+
+def test_trials_run_one_by_one_count_as_together_and_a_lost_one_counts_everything(tmp_path):
+    model = static_int8(small_cnn())
+    inputs, faults = feeds(model, batch=10), random_faults(model, 24)
+    labels = partly_right(model, inputs)
+    given = {"segmented": False, "labels": labels, "only_correct": True, "chunk": 4}
+    together = run_campaign(model, inputs, faults, tmp_path / "together", **given)
+    variants = ("lost", *(str(at) for at in range(24)))
+    alone = run_campaign(model, inputs, faults, tmp_path / "alone", variants=variants, **given).checks
+    for at in range(24):
+        assert alone[str(at)]["counts"] == together.counts[at].tolist()
+        error = alone[str(at)]["max_abs_error"]
+        assert (np.inf if error is None else error) == together.max_abs_error[at]
+    lost = dict(zip(COLUMNS, alone["lost"]["counts"], strict=True))
+    assert {name: count for name, count in lost.items() if count} == {"n_inputs": 6, "n_due": 6, "n_lost": 6}
+    assert alone["lost"]["max_abs_error"] is None
+
+
+def test_the_backend_is_the_one_of_the_job(tmp_path):
+    with pytest.raises(ModuleNotFoundError, match="no_such_backend"):
+        run_campaign(mlp(), feeds(mlp()), random_faults(mlp(), 3), tmp_path / "job", backend="no_such_backend:Backend")
+    assert ORT.startswith("hwbench_onnxruntime")
