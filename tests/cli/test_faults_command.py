@@ -88,15 +88,12 @@ def test_every_flag_says_which_faults(faults, tmp_path):
     assert [row["ci_level"] for row in overall] == [0.8]
 
 
+@pytest.mark.slow
 def test_faults_are_replayed_on_another_build_of_the_model(faults, tmp_path):
     assert faults("--trials", "40", "--roles", "weight").code == 0
     drawn = trials(tmp_path / "run")
     listed = tmp_path / "list.csv"
     write_faults(listed, drawn.select(FAULT), stored_initializers(deployed(tmp_path / "run")))
-    again = faults("--faults", listed, out="again")
-    assert again.code == 0, again.err
-    assert_frame_equal(trials(tmp_path / "again"), drawn)
-
     (tmp_path / "coarse.toml").write_text('extend = "cpu-int8"\n[precision]\nper_channel = false\n')
     other = faults("--faults", listed, out="coarse", profile=tmp_path / "coarse.toml")
     assert other.code == 0, other.err
@@ -113,13 +110,12 @@ def test_faults_are_replayed_on_another_build_of_the_model(faults, tmp_path):
 
 @pytest.mark.slow
 def test_a_campaign_that_was_killed_goes_on_and_gives_the_same_table(faults, model, data, tmp_path):
-    flags = ["--trials", "1100", "--jobs", "1"]
+    flags = ["--trials", "600", "--jobs", "1"]
     assert faults(*flags, out="whole").code == 0
     out = tmp_path / "killed"
-    command = [
-        sys.executable, "-m", "hwbench", "faults", model, "--data", data, "--profile", "cpu-int8", *flags, "--out", out, "-q",
-    ]  # fmt: skip
-    with subprocess.Popen([str(part) for part in command]) as process:
+    arguments = ["faults", model, "--data", data, "--profile", "cpu-int8", *flags, "--out", out, "--quiet"]
+    command = [sys.executable, "-c", "from hwbench.cli import main; main()", *map(str, arguments)]
+    with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 120
         while not any((path / "counts.npy").exists() for path in out.glob("jobs/*") if (path / "done.json").exists()):
             assert process.poll() is None

@@ -264,6 +264,36 @@ def test_scales_belong_to_channels_where_they_run_along_them(axis, block, parame
     assert found.get("s", axis == 1) == (1 if block else 0)
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_number_that_one_layer_alone_depends_on_has_its_home_there(per_channel):
+    cutter = GraphCutter(static_int8(small_cnn(), per_channel=per_channel))
+    homes = {name: layer.node for name, layer in cutter.homes.items()}
+    first = {f"w1_{part}" for part in ("quantized", "scale", "zero_point")} | {"b1_quantized", "b1_quantized_scale"}
+    assert {name for name, node in homes.items() if node == "conv1"} == first | {"b1_quantized_zero_point"}
+    assert {name for name, node in homes.items() if node == "classifier"} == {
+        "w3_quantized",
+        "w3_scale",
+        "w3_zero_point",
+    }
+    assert not {"x_scale", "r1_scale", "r1_zero_point", "c2_scale", "y_scale"} & homes.keys()  # others read by them too
+
+
+def test_a_number_that_two_layers_share_has_no_home():
+    homes = GraphCutter(two_gemms(w2=normal(16, 16))).homes
+    assert {name: layer.node for name, layer in homes.items()} == {"w1": "first", "w2": "second", "w": "classifier"}
+
+
+def test_bounds_of_an_activation_belong_to_its_layer():
+    homes = GraphCutter(mobile()).homes
+    assert (homes["low"].node, homes["b2"].node, homes["w3"].node) == ("depthwise", "depthwise", "grouped")
+
+
+def test_scales_and_zero_points_tell_how_others_are_read():
+    cutter = GraphCutter(static_int8(small_cnn()))
+    told = {name for name in cutter.constants if cutter.is_gauge(name)}
+    assert told == {name for name in cutter.constants if name.endswith(("_scale", "_zero_point"))}
+
+
 def test_layers_stand_one_after_the_other_whatever_the_order_of_the_file():
     cutter = GraphCutter(interleaved())
     order = [one.name for one in cutter.nodes if one.name]
