@@ -81,6 +81,11 @@ class TargetSpec(_Section):
     memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
     cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
 
+    @property
+    def machine(self) -> dict[str, str]:
+        """Which machine it is, without the limits: the arguments of `hwbench.targets.open_target`."""
+        return self.model_dump(mode="json", exclude={"memory_mib", "cpu_quota"}, exclude_none=True)
+
 
 class Accept(_Section):
     """Acceptance rules; every one that is set becomes a verdict."""

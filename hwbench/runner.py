@@ -23,7 +23,7 @@ from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
 from hwbench.table import Row, from_frame, to_frame
-from hwbench.targets import open_target
+from hwbench.targets import Targets, open_target
 from hwbench.verdict import Verdict, judge
 from hwbench.worker.protocol import Job, JobResult, Limits
 
@@ -187,8 +187,7 @@ class _Run:
     timings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._target = open_target("local")
-        self._availability: dict[str, Availability] = {}
+        self._targets = Targets()
         self._builds: dict[str, Future[Build]] = {}
         self._plans: list[_Plan] = []
         self._rows: dict[str, dict[str, list[Row]]] = {}
@@ -287,7 +286,7 @@ class _Run:
                 yield pool
             except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._target.stop()
+                self._targets.stop()
                 raise
 
     def _analyse_ready(self) -> None:
@@ -324,19 +323,14 @@ class _Run:
             entry["ran"]["precision"] = ran_precisions(results["coverage"].data["executed"])
 
     def _require(self, profile: Profile) -> None:
-        """Raise `UnavailableError` unless the profile's backend and device work here."""
-        if profile.backend not in self._availability:
-            result = self._job(
-                Job(
-                    "hwbench.worker.tasks.probe:run",
-                    backend=backends.reference(profile.backend),
-                    limits=Limits(timeout_s=120),
-                )
-            )
-            if not result.ok:
-                raise UnavailableError(f"probing {profile.backend} ended in {result.status}: {result.detail}")
-            self._availability[profile.backend] = Availability(**result.data)
-        found = self._availability[profile.backend]
+        """Raise `UnavailableError` unless the profile's backend and device work on its target."""
+        machine = profile.target.machine
+        about = self._targets.of(machine).describe()
+        reference, limits = backends.reference(profile.backend), Limits(timeout_s=120)
+        result = self._job(Job("hwbench.worker.tasks.probe:run", backend=reference, limits=limits, machine=machine))
+        if not result.ok:
+            raise UnavailableError(f"probing {profile.backend} ended in {result.status}: {result.detail}")
+        found = Availability(**result.data)
         if not found.available:
             raise UnavailableError(found.reason, found.hint)
         device = backends.get(profile.backend)().device(profile.full_options)
@@ -347,7 +341,7 @@ class _Run:
             )
         entry = self.record["profiles"].get(profile.name)
         if entry is not None:
-            entry["ran"] = {"device": device, "versions": dict(found.versions)}
+            entry["ran"] = {"device": device, "versions": dict(found.versions), **({"machine": about} if about else {})}
 
     def _start_builds(self) -> None:
         """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
@@ -365,10 +359,10 @@ class _Run:
         recipe = self.prepared.recipe(profile, model)
         started = self._builds.get(recipe.key)
         build = started.result() if started is not None else self._make(recipe)
-        return Subject(build, profile.backend, profile.full_options)
+        return Subject(build, profile.backend, profile.full_options, profile.target.machine)
 
     def _make(self, recipe: Recipe) -> Build:
-        return make_build(recipe, self.directory.build_folder(recipe.key), self._target.run)
+        return make_build(recipe, self.directory.build_folder(recipe.key), self._targets.run)
 
     def _job(self, job: Job) -> JobResult:
         """Run a job once: studies and profiles that ask for the same work share it."""
@@ -381,7 +375,7 @@ class _Run:
         folder = self.directory.jobs / job.key
         result = JobResult.load(folder)
         if result is None:
-            result = self._target.run(job, folder)
+            result = self._targets.run(job, folder)
             if result.ok:
                 result.store()
         return result

@@ -23,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, run, export, build, faults, compare, report, profiles, backends, targets):
+for module in (demo, run, export, build, faults, compare, report, profiles, backends):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(targets.app, name="targets")
 
 
 def _version(wanted: bool) -> None:

@@ -10,9 +10,17 @@ import typer
 from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
+app = typer.Typer(rich_markup_mode=None)
 
-def command(as_json: Json = False) -> None:
+
+@app.callback(invoke_without_command=True)
+def targets(context: typer.Context, as_json: Json = False) -> None:
     """List what limits this machine can enforce on a build, and how."""
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+def _list(as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 

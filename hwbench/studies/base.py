@@ -22,7 +22,7 @@ from hwbench.model import Model
 from hwbench.profile import Profile
 from hwbench.registry import Registry
 from hwbench.table import Row
-from hwbench.worker.protocol import Job, JobResult, Limits
+from hwbench.worker.protocol import LOCAL, Job, JobResult, Limits
 
 LEVEL = 0.95
 
@@ -35,17 +35,19 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Subject:
-    """A build with the backend that runs it.
+    """A build with the backend that runs it, on one machine.
 
     Attributes:
         build: The build.
         backend: The backend's name.
         options: Its options, defaults filled in.
+        machine: Where its jobs run: see `hwbench.worker.protocol.Job`.
     """
 
     build: Build
     backend: str
     options: Mapping[str, Any]
+    machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
 
     @property
     def backend_type(self) -> type[Backend]:
@@ -54,8 +56,8 @@ class Subject:
 
     @property
     def compiled_key(self) -> str:
-        """A name for the build compiled with these options."""
-        content = json.dumps([self.build.key, self.backend, dict(self.options)], sort_keys=True)
+        """A name for the build compiled with these options on this machine."""
+        content = json.dumps([self.build.key, self.backend, dict(self.options), dict(self.machine)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def job(self, task: str, case: Case, *, exclusive: bool = False, **params: Any) -> Job:
@@ -75,6 +77,7 @@ class Subject:
             limits=Limits(timeout_s=case.timeout_s),
             exclusive=exclusive,
             identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.inputs_key},
+            machine=self.machine,
         )
 
 

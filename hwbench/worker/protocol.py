@@ -22,6 +22,8 @@ DONE_FILE = "done.json"
 # In the data of a job that ended in error: what the user gave was refused, rather than something broken.
 REFUSED = "refused"
 PROGRESS_FILE = "progress.jsonl"
+# The machine hwbench itself runs on, as `Job.machine` names it.
+LOCAL: Mapping[str, str] = {"kind": "local"}
 
 # What the language, the C++ library, the C library and the runtimes say when memory is short.
 _OUT_OF_MEMORY = (
@@ -66,6 +68,7 @@ class Job:
             of them is started again after it, so that a crash costs that variant alone.
         identity: Content hashes that stand for the files named in ``params``, so that equal work has an equal key
             wherever its files lie; keys of ``params`` whose values are paths, to those hashes.
+        machine: Where it is to run: the arguments of `hwbench.targets.open_target`.
     """
 
     task: str
@@ -76,6 +79,7 @@ class Job:
     exclusive: bool = False
     variants: tuple[str, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
 
     @property
     def key(self) -> str:
@@ -87,6 +91,7 @@ class Job:
             "options": dict(self.options),
             "limits": [self.limits.memory_mib, self.limits.cpu_quota],
             "variants": self.variants,
+            "machine": dict(self.machine),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwbench.errors import UnknownNameError
-from hwbench.targets import open_target
+from hwbench.targets import Targets, open_target
 from hwbench.worker.protocol import Job, Limits
 
 DEADLINE_S = 60.0
@@ -192,3 +192,15 @@ def test_stop_kills_what_runs_and_refuses_more(tmp_path):
 def test_unknown_kind_is_named_with_the_known_ones():
     with pytest.raises(UnknownNameError, match=r"unknown target 'locla'\. Did you mean 'local'"):
         open_target("locla")
+
+
+def test_the_targets_of_a_run_are_opened_once_and_stopped_together(tmp_path):
+    targets = Targets()
+    local = targets.of({"kind": "local"})
+    assert targets.of({"kind": "local"}) is local
+    assert targets.run(Job("sample_tasks:ok", {"numbers": [1]}), tmp_path).ok
+    targets.stop()
+    with pytest.raises(KeyboardInterrupt):
+        targets.run(Job("sample_tasks:ok", {"numbers": [1]}), tmp_path)
+    with pytest.raises(UnknownNameError, match="Did you mean 'local'"):
+        targets.of({"kind": "locla"})
