@@ -5,7 +5,7 @@
     resampling    means and any other statistic: bootstrap
     two_way       a mean over draws x inputs: pigeonhole bootstrap
     quantiles     order-statistic intervals of quantiles
-    timing        ratios of paired timings, and whether timings are stable
+    timing        ratios of timings, and whether timings are stable
     multiplicity  p-values adjusted for how many there are
 
 All functions are pure and deterministic in their seed. An interval's bound that the data cannot support is infinite.
@@ -18,7 +18,7 @@ from hwbench.stats.paired import mcnemar_exact, newcombe_paired, paired_differen
 from hwbench.stats.proportions import clopper_pearson, exact_upper, proportion
 from hwbench.stats.quantiles import minimum_samples, quantile
 from hwbench.stats.resampling import bootstrap_statistic, mean_interval, paired_mean_difference
-from hwbench.stats.timing import log_ratio, stability
+from hwbench.stats.timing import log_ratio, ratio_of_means, stability
 from hwbench.stats.two_way import two_way_bootstrap
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "paired_mean_difference",
     "proportion",
     "quantile",
+    "ratio_of_means",
     "stability",
     "two_way_bootstrap",
 ]

@@ -1,12 +1,14 @@
-"""Timings: the ratio of two paired series, and whether a series is stable enough to be believed."""
+"""Timings: the ratio of two series, and whether a series is stable enough to be believed."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+import math
 
-from hwbench.stats.estimate import Estimate
-from hwbench.stats.resampling import as_pairs, as_sample, mean_interval
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hwbench.stats.estimate import Estimate, check_level, enclosing
+from hwbench.stats.resampling import RESAMPLES, as_pairs, as_sample, mean_interval
 
 _SPREAD_LIMIT = 0.10
 _EXTREME_LIMIT = 0.50
@@ -34,6 +36,43 @@ def log_ratio(a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int = 0) ->
     ratio = mean_interval(np.log(first) - np.log(second), level, seed)
     value, low, high = (float(np.exp(bound)) for bound in (ratio.value, ratio.low, ratio.high))
     return Estimate(value, low, high, level, ratio.n)
+
+
+def ratio_of_means(a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int = 0) -> Estimate:
+    """mean(a) / mean(b) of two independent series of timings, with a percentile bootstrap interval of both.
+
+    Timings that follow each other are correlated: give means of windows, long against whatever disturbs the machine. With one
+    window on a side the interval is (0, inf). Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 8, on
+    the two-sample bootstrap.
+
+    Args:
+        a: Array [windows] of positive times.
+        b: Array [windows] in the same unit.
+        level: Confidence level.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ratio; ``n`` is the number of windows of the shorter series.
+
+    Raises:
+        ValueError: An array is empty, not one-dimensional or not all positive and finite, or level is out of range.
+    """
+    check_level(level)
+    first, second = as_sample(a, "a"), as_sample(b, "b")
+    for sample, name in ((first, "a"), (second, "b")):
+        _check_times(sample, name)
+    value, n = float(first.mean() / second.mean()), min(first.size, second.size)
+    if n < 2:
+        return Estimate(value, 0.0, math.inf, level, n)
+    rng = np.random.default_rng(seed)
+    ratios = _resampled_means(first, rng) / _resampled_means(second, rng)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return enclosing(value, low, high, level, n)
+
+
+def _resampled_means(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = rng.choice(sample, (RESAMPLES, sample.size)).mean(axis=1)
+    return means
 
 
 def stability(values: ArrayLike, minimum: int = 20) -> list[str]:

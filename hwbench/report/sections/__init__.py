@@ -18,6 +18,8 @@ from hwbench.report.sections import (
     memory_errors,
     noise,
     other,
+    scaling,
+    sustained,
     tradeoff,
     worst_case,
 )
@@ -36,7 +38,7 @@ class SectionModule(Protocol):
 
 
 MODULES: tuple[SectionModule, ...] = (
-    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, memory, coverage,
+    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, coverage,
 )  # fmt: skip
 
 
