@@ -14,6 +14,7 @@ from hwbench.report.sections import (
     bit_flips,
     coverage,
     faults,
+    lint,
     memory,
     memory_errors,
     noise,
@@ -38,7 +39,7 @@ class SectionModule(Protocol):
 
 
 MODULES: tuple[SectionModule, ...] = (
-    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, coverage,
+    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, coverage, lint,
 )  # fmt: skip
 
 
