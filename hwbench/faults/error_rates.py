@@ -1,4 +1,4 @@
-"""How often a memory's bits are wrong: against its supply voltage, and after hours of soft errors."""
+"""How often a memory's bits are wrong: against its supply voltage or temperature, and after hours of soft errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar, Self
 
 from hwbench.errors import InputError
 
@@ -21,25 +22,30 @@ _DEVICE_HOURS = 1e9
 
 
 @dataclass(frozen=True)
-class VoltageTable:
-    """Bit error rates of a memory against its supply voltage.
+class _RateTable:
+    """Bit error rates of a memory against what it is exposed to.
 
     Attributes:
-        points: (voltage, bit error rate). Voltages are relative to Vmin, the lowest without errors; rates do not rise with
-            the voltage.
+        points: (exposure, bit error rate). Rates do not fall as the exposure gets worse.
 
     Raises:
         InputError: Fewer than two points, or one that cannot be; with its number, counted from 1.
     """
 
     points: tuple[tuple[float, float], ...]
+    column: ClassVar[str]
+    unit: ClassVar[str]
+    lowest: ClassVar[float]  # exposures lie above it
+    worse: ClassVar[int]  # 1 if a higher one is worse, else -1
 
     def __post_init__(self) -> None:
-        _check_points([(f"point {number}", *point) for number, point in enumerate(self.points, 1)], "voltage table")
+        self._check(
+            [(f"point {number}", *point) for number, point in enumerate(self.points, 1)], f"{self.column} table"
+        )
 
     @classmethod
-    def read(cls, path: Path) -> VoltageTable:
-        """Read a CSV file with the columns ``voltage`` and ``ber``.
+    def read(cls, path: Path) -> Self:
+        """Read a CSV file with the exposure's column and ``ber``.
 
         Raises:
             InputError: The file cannot be read or a row cannot be used; with its line.
@@ -47,42 +53,86 @@ class VoltageTable:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
-                missing = {"voltage", "ber"} - set(reader.fieldnames or ())
+                missing = {cls.column, "ber"} - set(reader.fieldnames or ())
                 if missing:
-                    raise InputError(f"{path}: no column {min(missing)!r}; the first row has to name voltage and ber")
-                rows = [(f"row {reader.line_num}", row["voltage"], row["ber"]) for row in reader]
+                    raise InputError(
+                        f"{path}: no column {min(missing)!r}; the first row has to name {cls.column} and ber"
+                    )
+                rows = [(f"row {reader.line_num}", row[cls.column], row["ber"]) for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path}: not a readable CSV file: {error}") from None
-        points = [(where, _number(path, where, voltage), _number(path, where, ber)) for where, voltage, ber in rows]
-        _check_points(points, str(path))
-        return cls(tuple((voltage, ber) for _, voltage, ber in points))
+        points = [(where, _number(path, where, exposure), _number(path, where, ber)) for where, exposure, ber in rows]
+        cls._check(points, str(path))
+        return cls(tuple((exposure, ber) for _, exposure, ber in points))
 
     @property
-    def voltages(self) -> tuple[float, ...]:
-        """The voltages it knows, highest first."""
-        return tuple(sorted((voltage for voltage, _ in self.points), reverse=True))
+    def exposures(self) -> tuple[float, ...]:
+        """The exposures it knows, mildest first."""
+        return tuple(sorted((exposure for exposure, _ in self.points), key=lambda one: self.worse * one))
 
-    def rate(self, voltage: float) -> float:
-        """The bit error rate at a voltage: the rate's logarithm is interpolated linearly; next to a rate of 0, the rate.
+    def rate(self, exposure: float) -> float:
+        """The bit error rate at an exposure: the rate's logarithm is interpolated linearly; next to a rate of 0, the rate.
 
         Raises:
-            InputError: The voltage is outside the table.
+            InputError: The exposure is outside the table.
         """
         points = sorted(self.points)
-        if not points[0][0] <= voltage <= points[-1][0]:
+        if not points[0][0] <= exposure <= points[-1][0]:
             raise InputError(
-                f"no bit error rate is known at voltage {voltage:g}: the table covers {points[0][0]:g} to "
-                f"{points[-1][0]:g} (V/Vmin); stay inside, or give a table that reaches there"
+                f"no bit error rate is known at {self.column} {exposure:g}: the table covers {points[0][0]:g} to "
+                f"{points[-1][0]:g} ({self.unit}); stay inside, or give a table that reaches there"
             )
-        for (low, high_rate), (high, low_rate) in pairwise(points):
-            if voltage in (low, high):
-                return high_rate if voltage == low else low_rate
-            if low < voltage < high:
-                share = (voltage - low) / (high - low)
-                if low_rate == 0:
-                    return high_rate * (1 - share)
-                return math.exp((1 - share) * math.log(high_rate) + share * math.log(low_rate))
-        raise AssertionError("unreachable: the voltage lies between two points")
+        for (low, at_low), (high, at_high) in pairwise(points):
+            if exposure in (low, high):
+                return at_low if exposure == low else at_high
+            if low < exposure < high:
+                share = (exposure - low) / (high - low)
+                if 0 in (at_low, at_high):
+                    return at_low * (1 - share) + at_high * share
+                return math.exp((1 - share) * math.log(at_low) + share * math.log(at_high))
+        raise AssertionError("unreachable: the exposure lies between two points")
+
+    @classmethod
+    def _check(cls, points: Sequence[tuple[str, float, float]], source: str) -> None:
+        """Raise `InputError` unless (where, exposure, rate) points make a table."""
+        if len(points) < 2:
+            raise InputError(f"{source}: a {cls.column} table needs two points or more, not {len(points)}")
+        for where, exposure, rate in points:
+            if not (math.isfinite(exposure) and exposure > cls.lowest):
+                raise InputError(
+                    f"{source}: {where}: a {cls.column} is a number above {cls.lowest:g}, not {exposure:g}"
+                )
+            if not 0 <= rate <= MAX_RATE:
+                raise InputError(f"{source}: {where}: a bit error rate lies in [0, {MAX_RATE}], not {rate:g}")
+        ordered = sorted(points, key=lambda point: -cls.worse * point[1])
+        for (where_worse, worse, high_rate), (where, mild, low_rate) in pairwise(ordered):
+            if worse == mild:
+                raise InputError(
+                    f"{source}: {where_worse} and {where} give the same {cls.column} {mild:g}; keep one of them"
+                )
+            if low_rate > high_rate:
+                raise InputError(
+                    f"{source}: {where}: the rate {low_rate:g} at {mild:g} is above the rate {high_rate:g} at the worse "
+                    f"{cls.column} {worse:g} ({where_worse}); a bit that fails fails at every worse one too"
+                )
+
+
+class VoltageTable(_RateTable):
+    """Bit error rates against the supply voltage, relative to Vmin, the lowest without errors; lower is worse."""
+
+    column = "voltage"
+    unit = "V/Vmin"
+    lowest = 0.0
+    worse = -1
+
+
+class TemperatureTable(_RateTable):
+    """Bit error rates against the memory's temperature in °C, as a retention test of the part gives them; hotter is worse."""
+
+    column = "temperature_c"
+    unit = "°C"
+    lowest = -273.15
+    worse = 1
 
 
 def relative_energy(voltage: float) -> float:
@@ -109,26 +159,6 @@ def _number(path: Path, where: str, text: str | None) -> float:
         return float(text or "")
     except ValueError:
         raise InputError(f"{path}: {where}: {text!r} is not a number") from None
-
-
-def _check_points(points: Sequence[tuple[str, float, float]], source: str) -> None:
-    """Raise `InputError` unless (where, voltage, rate) points make a table."""
-    if len(points) < 2:
-        raise InputError(f"{source}: a voltage table needs two points or more, not {len(points)}")
-    for where, voltage, rate in points:
-        if not (math.isfinite(voltage) and voltage > 0):
-            raise InputError(f"{source}: {where}: a voltage is a positive number, not {voltage:g}")
-        if not 0 <= rate <= MAX_RATE:
-            raise InputError(f"{source}: {where}: a bit error rate lies in [0, {MAX_RATE}], not {rate:g}")
-    ordered = sorted(points, key=lambda point: point[1])
-    for (where_low, low, high_rate), (where, high, low_rate) in pairwise(ordered):
-        if low == high:
-            raise InputError(f"{source}: {where_low} and {where} give the same voltage {low:g}; keep one of them")
-        if low_rate > high_rate:
-            raise InputError(
-                f"{source}: {where}: the rate {low_rate:g} at {high:g} is above the rate {high_rate:g} at the lower voltage "
-                f"{low:g} ({where_low}); a bit that fails at one voltage fails at every lower one"
-            )
 
 
 # Made last: a table checks itself.

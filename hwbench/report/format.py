@@ -71,6 +71,7 @@ _CONDITION_TITLES = {
     "cpu_quota": "processor quota (cores)",
     "second": "second",
     "voltage": "V/Vmin",
+    "temperature_c": "temperature (°C)",
     "fit": "FIT per Mbit",
     "flips": "targeted flips",
 }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from hwbench.errors import InputError, SpecError
-from hwbench.faults.error_rates import DRAM_FIT_PER_MBIT, SRAM_14NM, VoltageTable, upset_rate
+from hwbench.faults.error_rates import DRAM_FIT_PER_MBIT, SRAM_14NM, TemperatureTable, VoltageTable, upset_rate
 from hwbench.faults.storage import Uncorrectable, check_stack
 from hwbench.studies.base import Settings
 
@@ -23,7 +23,7 @@ class Point:
     """One setting at which chips are drawn.
 
     Attributes:
-        setting: The condition: voltage, or fit and hours.
+        setting: The condition: voltage, temperature_c, or fit and hours.
         rate: Bit error rate.
         chips: What is known of the chips beyond it.
     """
@@ -69,6 +69,12 @@ class MemoryErrorsSettings(Settings):
     voltages: tuple[_Positive, ...] | None = Field(
         None, description="supply voltages, relative to Vmin; default: the table's"
     )
+    temperature_table: tuple[tuple[float, float], ...] | None = Field(
+        None, description="a CSV file with the columns temperature_c and ber, or such pairs; no part is like another"
+    )
+    temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
+        None, description="temperatures of the memory in °C; default: the table's"
+    )
     chips: int = Field(20, ge=2, description="simulated chips a point; under 20 the interval is wide")
     asymmetry: float = Field(0.0, ge=0, lt=1, description="how far chips favour 0→1 or 1→0 errors at most")
     columns: ColumnSettings | None = Field(None, description="errors that crowd on columns of the array; default: none")
@@ -86,21 +92,36 @@ class MemoryErrorsSettings(Settings):
         # Points instead of a path: a changed file is another setting, and the run's record says what was used.
         return VoltageTable.read(Path(given)).points if isinstance(given, str | Path) else given
 
+    @field_validator("temperature_table", mode="before")
+    @classmethod
+    def _read_temperatures(cls, given: Any) -> Any:
+        return TemperatureTable.read(Path(given)).points if isinstance(given, str | Path) else given
+
     @model_validator(mode="after")
     def _usable(self) -> MemoryErrorsSettings:
+        if self.temperatures is not None and self.temperature_table is None:
+            raise ValueError("temperatures need a temperature_table: how a part's memory takes heat is the part's own")
         if not self.points:
-            raise ValueError("nothing is asked for; give voltages or fit")
+            raise ValueError("nothing is asked for; give voltages, a temperature_table or fit")
         for names in self.protections:
             _told("protections", check_stack, names)
         return self
 
     @property
     def points(self) -> list[Point]:
-        """Where the build is measured: from the highest voltage down, then the soft errors."""
-        table: VoltageTable = _told("table", VoltageTable, self.table)
-        voltages = table.voltages if self.voltages is None else sorted(set(self.voltages), reverse=True)
+        """Where the build is measured: from the highest voltage down, from the coolest up, then the soft errors."""
         chips = {"asymmetry": self.asymmetry, "columns": self.columns.model_dump() if self.columns else None}
-        points = [Point({"voltage": one}, _told("voltages", table.rate, one), chips) for one in voltages]
+        points = []
+        for key, kind, given, asked in (
+            ("", VoltageTable, self.table, self.voltages),
+            ("temperature_", TemperatureTable, self.temperature_table, self.temperatures),
+        ):
+            if given is None:
+                continue
+            table = _told(f"{key}table", kind, given)
+            exposures = sorted(set(table.exposures if asked is None else asked), key=lambda one: kind.worse * one)
+            at = "temperatures" if key else "voltages"
+            points += [Point({kind.column: one}, _told(at, table.rate, one), chips) for one in exposures]
         if self.fit is not None:
             points += [
                 Point({"fit": errors, "hours": hours}, upset_rate(errors, hours), {})

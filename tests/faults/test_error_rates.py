@@ -11,6 +11,7 @@ from hwbench.errors import InputError
 from hwbench.faults.error_rates import (
     DRAM_FIT_PER_MBIT,
     SRAM_14NM,
+    TemperatureTable,
     VoltageTable,
     expected_upsets,
     relative_energy,
@@ -29,8 +30,8 @@ def table(tmp_path):
 
 
 def test_the_built_in_table_gives_its_points():
-    assert SRAM_14NM.voltages == (1.0, 0.958, 0.917, 0.875, 0.833, 0.792, 0.75)
-    assert [SRAM_14NM.rate(voltage) for voltage in SRAM_14NM.voltages] == [
+    assert SRAM_14NM.exposures == (1.0, 0.958, 0.917, 0.875, 0.833, 0.792, 0.75)
+    assert [SRAM_14NM.rate(voltage) for voltage in SRAM_14NM.exposures] == [
         0, 1.9e-6, 6.9e-5, 1.29e-3, 1.12e-2, 5.6e-2, 0.206
     ]  # fmt: skip
 
@@ -56,7 +57,7 @@ def test_a_voltage_outside_the_table_is_refused_with_its_range(voltage):
 def test_a_users_table_in_any_order(table):
     read = VoltageTable.read(table("ber,voltage,chip\n1e-2,0.8,a\n0,1,b\n1e-4,0.9,c\n"))
     assert read.points == ((0.8, 1e-2), (1, 0), (0.9, 1e-4))
-    assert read.voltages == (1, 0.9, 0.8)
+    assert read.exposures == (1, 0.9, 0.8)
     assert read.rate(0.85) == pytest.approx(1e-3)
 
 
@@ -68,12 +69,15 @@ def test_a_users_table_in_any_order(table):
         ("voltage,ber\n1,0\n", "two points or more, not 1"),
         ("voltage,ber\n1,0\n0.9,often\n", "row 3: 'often' is not a number"),
         ("voltage,ber\n1,0\n0.9\n", "row 3: None is not a number"),
-        ("voltage,ber\n1,0\n-0.9,1e-3\n", "row 3: a voltage is a positive number, not -0.9"),
-        ("voltage,ber\n1,0\nnan,1e-3\n", "row 3: a voltage is a positive number, not nan"),
+        ("voltage,ber\n1,0\n-0.9,1e-3\n", "row 3: a voltage is a number above 0, not -0.9"),
+        ("voltage,ber\n1,0\nnan,1e-3\n", "row 3: a voltage is a number above 0, not nan"),
         ("voltage,ber\n1,0\n0.9,0.6\n", r"row 3: a bit error rate lies in \[0, 0.5\], not 0.6"),
         ("voltage,ber\n1,0\n0.9,nan\n", r"row 3: a bit error rate lies in \[0, 0.5\], not nan"),
         ("voltage,ber\n1,0\n0.9,1e-3\n0.9,1e-4\n", "row 3 and row 4 give the same voltage 0.9"),
-        ("voltage,ber\n0.9,1e-5\n1,1e-4\n", r"row 3: the rate 0.0001 at 1 is above the rate 1e-05 .* 0.9 \(row 2\)"),
+        (
+            "voltage,ber\n0.9,1e-5\n1,1e-4\n",
+            r"row 3: the rate 0.0001 at 1 is above the rate 1e-05 at the worse voltage 0.9 \(row 2\)",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_is_refused_with_its_row(table, text, message):
@@ -112,3 +116,16 @@ def test_a_bit_is_wrong_after_an_odd_number_of_upsets():
     upsets = np.random.default_rng(0).poisson(expected_upsets(fit, hours, 1), 400_000)
     assert np.mean(upsets % 2) == pytest.approx(upset_rate(fit, hours), abs=5 * 0.5 / math.sqrt(upsets.size))
     assert upset_rate(1e9, 1e9) == 0.5
+
+
+def test_of_temperatures_the_higher_one_is_worse():
+    table = TemperatureTable(((85.0, 1e-5), (45.0, 0.0), (65.0, 1e-7)))
+    assert table.exposures == (45, 65, 85)
+    assert table.rate(75) == pytest.approx(1e-6)
+    assert table.rate(55) == pytest.approx(5e-8)
+    with pytest.raises(InputError, match=r"temperature_c 90: the table covers 45 to 85 \(°C\)"):
+        table.rate(90)
+    with pytest.raises(
+        InputError, match=r"the rate 0\.001 at 45 is above the rate 1e-05 at the worse temperature_c 85"
+    ):
+        TemperatureTable(((45.0, 1e-3), (85.0, 1e-5)))

@@ -286,6 +286,7 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_runs(tmp_path, give
     ("given", "message"),
     [
         ({"voltages": []}, "nothing is asked for"),
+        ({"temperatures": [60]}, "temperatures need a temperature_table"),
         ({"columns": {"row_bits": 8, "weak": 8}}, "of 8 columns fewer"),
         ({"protections": [[]]}, "at least 1 item"),
         ({"chips": 1}, "greater than or equal to 2"),
@@ -301,3 +302,16 @@ def test_settings_are_checked(given, message):
 def test_the_path_of_a_wrong_setting_is_told():
     with pytest.raises(SpecError, match=r"^settings\.memory_errors\.voltages: "):
         MemoryErrorsSettings(voltages=[2])
+
+
+def test_temperatures_are_points_of_their_own_table(tmp_path):
+    (tmp_path / "retention.csv").write_text("temperature_c,ber\n85,1e-4\n45,0\n65,1e-6\n")
+    given = {"voltages": [], "temperature_table": str(tmp_path / "retention.csv")}
+    points = MemoryErrorsSettings(**given).points
+    assert [(point.setting, point.rate) for point in points] == [
+        ({"temperature_c": 45}, 0), ({"temperature_c": 65}, 1e-6), ({"temperature_c": 85}, 1e-4),
+    ]  # fmt: skip
+    asked = MemoryErrorsSettings(**given, temperatures=[75, 50]).points
+    assert [point.setting["temperature_c"] for point in asked] == [50, 75]
+    with pytest.raises(SpecError, match=r"^settings\.memory_errors\.temperatures: .* covers 45 to 85"):
+        MemoryErrorsSettings(**given, temperatures=[125])

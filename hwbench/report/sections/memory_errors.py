@@ -7,7 +7,7 @@ from typing import Any
 
 from hwbench.report import charts, panels
 from hwbench.report.blocks import Cell, Chart, Section, Table, count_text, figure_cell, short_cell
-from hwbench.report.curves import without_faults
+from hwbench.report.curves import curve, without_faults
 from hwbench.report.format import exact, metric_title, words
 from hwbench.report.view import View, drawn, settings
 from hwbench.table import Row, condition
@@ -32,15 +32,20 @@ _Figure = tuple[float, str, Row]  # voltage, protection in words, figure
 def section(view: View) -> Section | None:
     """What protection buys, accuracy and energy against voltage, and accuracy after time."""
     chart = _voltage_chart(view)
+    title = metric_title(view.primary)
+    heat = curve(
+        view, _STUDY, view.primary, "temperature_c", "Temperature of the memory (°C)", f"{title} against temperature",
+        "Without protection; the mean over simulated chips, whose bit error rate at each temperature the given table says.",
+    )  # fmt: skip
     bought, exposed = _bought(view), _exposed(view)
-    if chart is None and not bought.rows and not exposed.rows:
+    if chart is None and heat is None and not bought.rows and not exposed.rows:
         return None
     return Section(
         "Errors of the memory that holds the model",
-        "Simulated chips whose memory cells fail at a supply voltage, or gather errors over hours at a failure-in-time rate "
-        "(FIT: errors in 10⁹ hours). On one chip, what fails at one voltage fails at every lower one; protected and "
-        "unprotected builds meet the same failing cells.",
-        (chart,) if chart else (),
+        "Simulated chips whose memory cells fail at a supply voltage or temperature, or gather errors over hours at a "
+        "failure-in-time rate (FIT: errors in 10⁹ hours). On one chip, what fails at one voltage fails at every lower one; "
+        "protected and unprotected builds meet the same failing cells.",
+        tuple(drawing for drawing in (chart, heat) if drawing),
         tuple(table for table in (bought, exposed, _without_figures(view)) if table.rows),
     )
 
