@@ -7,7 +7,7 @@ also runs in workers, so it imports the standard library, numpy and, where an in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -231,7 +231,7 @@ class Session(ABC):
     def _apply_updates(self) -> None:
         if self._pending:
             if self._initializers is None:
-                self._initializers = InitializerPatcher(self._source)
+                self._initializers = InitializerPatcher(self._source, self.mutable)
             self._load_impl(self._initializers.patched(self._pending))
             self._pending = {}  # only now: a model the runtime refuses must not leave the old one running as the new
 
@@ -364,17 +364,26 @@ class Backend(ABC):
 class InitializerPatcher:
     """Makes copies of a model in which some initializers hold other numbers.
 
-    Changes accumulate: each copy holds the latest content of every initializer ever changed.
+    Changes accumulate: each copy holds the latest content of every initializer ever changed. A copy is the serialized rest of
+    the model and, behind it, the initializers as a message of their own, which protobuf merges. They are not changed within one
+    message: it would keep the memory of all they ever held.
 
     Args:
         source: Path or bytes of an ONNX file.
+        mutable: The initializers that will be changed.
     """
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, mutable: Collection[str]) -> None:
         import onnx  # only sessions that change initializers pay for this import
 
-        self._model = onnx.load(source) if isinstance(source, Path) else onnx.load_model_from_string(source)
-        self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        model = onnx.load(source) if isinstance(source, Path) else onnx.load_model_from_string(source)
+        stored = model.graph.initializer
+        self._tensors: dict[str, Any] = {}
+        for tensor in [tensor for tensor in stored if tensor.name in mutable]:
+            self._tensors[tensor.name] = onnx.TensorProto()
+            self._tensors[tensor.name].CopyFrom(tensor)
+            stored.remove(tensor)
+        self._rest: bytes = model.SerializeToString()
 
     def patched(self, changes: Mapping[str, Array]) -> bytes:
         """The serialized model with ``changes`` (initializer name to new content) applied.
@@ -382,6 +391,7 @@ class InitializerPatcher:
         Raises:
             InputError: No such initializer, or another dtype or shape.
         """
+        import onnx
         from onnx import numpy_helper
 
         for name, value in changes.items():
@@ -392,8 +402,10 @@ class InitializerPatcher:
                 raise InputError(
                     f"initializer {name!r} keeps its dtype and shape; {value.dtype} {value.shape} does not fit"
                 )
-            old.CopyFrom(new)
-        serialized: bytes = self._model.SerializeToString()
+            self._tensors[name] = new
+        behind = onnx.ModelProto()
+        behind.graph.initializer.extend(self._tensors.values())
+        serialized: bytes = self._rest + behind.SerializeToString()
         return serialized
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ class ResNet20(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, 1, 1)
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.blocks = nn.Sequential(*(Block(c_in, c_out, c_out // c_in) for c_in, c_out in pairs))
         self.classifier = nn.Linear(64, 10)
 
