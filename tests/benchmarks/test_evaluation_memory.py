@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,39 +10,11 @@ import onnx
 import pytest
 from models import make_model
 from onnx import helper
+from recorded import run_recorded
 
 pytestmark = pytest.mark.slow
 SMALL, LARGE, WITHIN_MIB = 1_000, 50_000, 64
 EVALUATE = "hwbench.worker.tasks.evaluate:run"
-
-# Python imports this at its start, in hwbench and in its workers. The kernel's own high-water mark: getrusage's would begin
-# with the parent's, from before the program was loaded.
-RECORDER = """
-import atexit, json, os, sys
-from pathlib import Path
-
-def record():
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    kind = "hwbench"
-    if "hwbench.worker" in sys.orig_argv:
-        kind = json.loads(Path(sys.argv[1], "job.json").read_text())["task"]
-    Path(os.environ["PEAKS"], f"{kind}-{os.getpid()}").write_text(status["VmHWM"].split()[0])
-
-atexit.register(record)
-"""
-
-# A run as far as its table. The reports come after it, hold no sample, and take more memory than all before them, which
-# would hide what evaluation takes.
-PROGRAM = """
-import sys
-from pathlib import Path
-from hwbench.preparation import prepare
-from hwbench.runner import execute
-from hwbench.spec import load_spec
-
-with prepare(load_spec(Path(sys.argv[1]))) as prepared:
-    execute(prepared, Path(sys.argv[2]))
-"""
 
 
 @pytest.fixture
@@ -79,23 +48,12 @@ def study(folder: Path, model: Path, n: int) -> Path:
 
 def peaks(folder: Path, model: Path, n: int) -> Mapping[str, float]:
     """MiB that hwbench itself, and the largest worker of each task, took at most while n samples were evaluated."""
-    records = folder / f"peaks-{n}"
-    records.mkdir()
-    (folder / "sitecustomize.py").write_text(RECORDER)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
-        "PEAKS": str(records),
-        "HWBENCH_CACHE": str(folder / f"cache-{n}"),
-    }
     spec = study(folder, model, n)
-    command = [sys.executable, "-c", PROGRAM, str(spec), str(folder / f"run-{n}")]
-    subprocess.run(command, env=environment, check=True)
-    spec.with_suffix(".npz").unlink()  # pytest keeps the folders of its last runs
     found: dict[str, float] = {}
-    for file in records.iterdir():
-        kind = file.name.rpartition("-")[0]
-        found[kind] = max(found.get(kind, 0.0), int(file.read_text()) / 1024)
+    for process in run_recorded(spec, folder / f"run-{n}"):
+        kind = process.task or "hwbench"
+        found[kind] = max(found.get(kind, 0.0), process.peak_mib)
+    spec.with_suffix(".npz").unlink()  # pytest keeps the folders of its last runs
     return found
 
 
