@@ -1,13 +1,13 @@
 """The contract between hwbench and a runtime: `Backend` compiles a build, `Session` runs it.
 
 Public methods keep the lifecycle and check names, dtypes and shapes; a backend writes only the ``_impl`` ones. This module
-also runs in workers, so it imports the standard library, numpy and, where an initializer changes, onnx.
+also runs in workers, so it imports the standard library and numpy.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 
 from hwbench.errors import InputError, ModelError, UnavailableError, UnsupportedError
+from hwbench.patching import InitializerPatcher
 from hwbench.registry import Registry
 from hwbench.telemetry import silence_telemetry
 
@@ -361,54 +362,6 @@ class Backend(ABC):
         """A session that is not loaded yet."""
 
 
-class InitializerPatcher:
-    """Makes copies of a model in which some initializers hold other numbers.
-
-    Changes accumulate: each copy holds the latest content of every initializer ever changed. A copy is the serialized rest of
-    the model and, behind it, the initializers as a message of their own, which protobuf merges. They are not changed within one
-    message: it would keep the memory of all they ever held.
-
-    Args:
-        source: Path or bytes of an ONNX file.
-        mutable: The initializers that will be changed.
-    """
-
-    def __init__(self, source: ModelSource, mutable: Collection[str]) -> None:
-        import onnx  # only sessions that change initializers pay for this import
-
-        model = onnx.load(source) if isinstance(source, Path) else onnx.load_model_from_string(source)
-        stored = model.graph.initializer
-        self._tensors: dict[str, Any] = {}
-        for tensor in [tensor for tensor in stored if tensor.name in mutable]:
-            self._tensors[tensor.name] = onnx.TensorProto()
-            self._tensors[tensor.name].CopyFrom(tensor)
-            stored.remove(tensor)
-        self._rest: bytes = model.SerializeToString()
-
-    def patched(self, changes: Mapping[str, Array]) -> bytes:
-        """The serialized model with ``changes`` (initializer name to new content) applied.
-
-        Raises:
-            InputError: No such initializer, or another dtype or shape.
-        """
-        import onnx
-        from onnx import numpy_helper
-
-        for name, value in changes.items():
-            if name not in self._tensors:
-                raise InputError(f"the model has no initializer {name!r}")
-            old, new = self._tensors[name], numpy_helper.from_array(value, name)
-            if (old.data_type, list(old.dims)) != (new.data_type, list(new.dims)):
-                raise InputError(
-                    f"initializer {name!r} keeps its dtype and shape; {value.dtype} {value.shape} does not fit"
-                )
-            self._tensors[name] = new
-        behind = onnx.ModelProto()
-        behind.graph.initializer.extend(self._tensors.values())
-        serialized: bytes = self._rest + behind.SerializeToString()
-        return serialized
-
-
 def node_name(node: Any) -> str:
     """What an ONNX ``NodeProto`` is called in `Coverage` and `ExecutedNode`: its name, or its first output's."""
     name: str = node.name or next(filter(None, node.output), "")
@@ -431,7 +384,6 @@ __all__ = [
     "Coverage",
     "ExecutedNode",
     "Feeds",
-    "InitializerPatcher",
     "ModelSource",
     "NodeCoverage",
     "Session",
