@@ -12,15 +12,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from hwbench import __version__
-from hwbench.build import Recipe, work_folder
+from hwbench.build import Recipe, make_build, work_folder
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
-from hwbench.errors import ModelError, SpecError, UnknownNameError
+from hwbench.errors import JobError, ModelError, SpecError, UnavailableError, UnknownNameError
 from hwbench.metrics import Metric, resolve_task
 from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
 from hwbench.spec import RunSpec
 from hwbench.studies import Case, Study, Subject, studies
+from hwbench.targets import open_target
 
 REFERENCE = "reference"
 REFERENCE_PROFILE = Profile(
@@ -124,6 +125,29 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         yield Prepared(
             spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, folder
         )
+
+
+def check_builds(prepared: Prepared) -> None:
+    """Make every profile's build that can be made, in the cache, and hold the studies' settings against it.
+
+    So what only a build can tell is told while earlier results are still there.
+
+    Raises:
+        InputError: A study is asked for something that a build has not.
+    """
+    checking = [(study, settings) for study, settings in prepared.studies.values() if study.checks_builds]
+    if not checking:
+        return
+    target = open_target("local")
+    for profile in prepared.profiles:
+        recipe = prepared.recipe(profile, prepared.model)
+        try:
+            build = make_build(recipe, prepared.work / "builds" / recipe.key, target.run)
+        except (UnavailableError, JobError):
+            continue  # told when the profile's turn comes
+        subject = Subject(build, profile.backend, profile.full_options)
+        for study, settings in checking:
+            study.check_build(prepared.case(profile, subject, subject), settings)
 
 
 def _studies(spec: RunSpec) -> dict[str, tuple[Study, Any]]:

@@ -16,7 +16,7 @@ from hwbench.build import Build, Recipe, make_build
 from hwbench.errors import DataError, JobError, ModelError, UnavailableError
 from hwbench.model import Model
 from hwbench.npy import NpyFile
-from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared
+from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.record import finite, first_record, now
 from hwbench.store import RunDirectory
@@ -101,6 +101,7 @@ def execute(
     prepared = _settle_labels(prepared, next(iter(measured.values())))
     for study, settings in prepared.studies.values():
         study.check(settings, prepared.data, classifies=prepared.classifies)
+    check_builds(prepared)
     with RunDirectory.create(out, record, overwrite=overwrite, resume=resume) as directory:
         if resume and directory.read()["state"] == "complete":
             verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]

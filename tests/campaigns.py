@@ -14,8 +14,9 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from hwbench.faults import names
 from hwbench.faults.cuts import GraphCutter
-from hwbench.faults.segments import write_segments
+from hwbench.faults.segments import write_segments, write_tensor_segments
 from hwbench.worker.outcomes import COLUMNS
 from hwbench.worker.protocol import JobContext, Progress
 from hwbench.worker.tasks import campaign
@@ -57,7 +58,10 @@ def run_campaign(
     cutter = GraphCutter(model)
     touched = {cutter.homes[fault[0]].out for fault in faults if fault[0] in cutter.homes}
     layers = [layer for layer in cutter.layers if layer.out in touched]
+    inner = {tensor for fault in faults if (tensor := names.activation_of(fault[0]))}
     plan = write_segments(cutter, layers, folder / "segments", output) if segmented and layers else {}
+    if segmented and inner:
+        plan = write_tensor_segments(cutter, inner, folder / "segments", output)
     params = {
         "model": str(folder / "model.onnx"),
         "inputs": {name: str(folder / f"{name}.npy") for name in inputs},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwbench.cli.options import Json, Out, Overwrite, Quiet, Resume, listed
 from hwbench.cli.run import carry_out, show
+
+if TYPE_CHECKING:
+    from hwbench.api import Run
 
 
 def command(
@@ -22,12 +26,24 @@ def command(
     sampler: Annotated[str, typer.Option(help="uniform, stratified (by tensor and bit) or exhaustive.")] = "uniform",
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     faults: Annotated[str | None, typer.Option(help="A CSV list to replay: tensor, element, bit, kind.")] = None,
+    save_faults: Annotated[
+        Path | None, typer.Option(help="Write the faults that were tried to a CSV list, for --faults.")
+    ] = None,
+    places: Annotated[
+        str,
+        typer.Option(help="Where faults are drawn: stored (numbers of the build), activations, inputs or artefact."),
+    ] = "stored",
     kind: Annotated[str, typer.Option(help="flip, stuck_at_0, stuck_at_1, burst or random_value.")] = "flip",
     width: Annotated[int, typer.Option(help="Bits of a burst.")] = 1,
-    tensors: Annotated[str, typer.Option(help="Pattern of initializers' names.")] = "*",
-    ops: Annotated[str | None, typer.Option(help="Operators, separated by commas.")] = None,
+    tensors: Annotated[str, typer.Option(help="Pattern of tensors' names.")] = "*",
+    ops: Annotated[
+        str | None, typer.Option(help="Operators that read the number, or make the activation; separated by commas.")
+    ] = None,
     roles: Annotated[
-        str | None, typer.Option(help="weight, bias, scale, zero_point, constant; separated by commas.")
+        str | None, typer.Option(help="weight, bias, scale, zero_point or constant; separated by commas.")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="First and last number of layers before the operator, e.g. 0-3.")
     ] = None,
     bits: Annotated[str | None, typer.Option(help="First and last bit of each element, e.g. 24-31.")] = None,
     only_correct: Annotated[bool, typer.Option(help="Count only inputs that are right when fault-free.")] = False,
@@ -47,7 +63,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Flip stored bits of the deployed build, one fault a trial, and tell which of them change an answer.
+    """Flip bits of the deployed build, one fault a trial, and tell which of them change an answer.
 
     Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the
     whole build before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the
@@ -61,12 +77,14 @@ def command(
         "sampler": sampler,
         "confidence": confidence,
         "faults": faults,
+        "places": places,
         "kind": kind,
         "width": width,
         "tensors": tensors,
         "ops": listed(ops),
         "roles": listed(roles),
-        "bits": bit_range(bits),
+        "depth": number_range(depth, "--depth", "0-3"),
+        "bits": number_range(bits, "--bits", "24-31"),
         "only_correct": only_correct,
         "tolerance": tolerance,
         "segmented": segmented,
@@ -86,14 +104,18 @@ def command(
         settings={"faults": {key: value for key, value in settings.items() if value is not None}},
         **{key: value for key, value in given.items() if value is not None},
     )
+    if save_faults is not None:
+        check_writable(save_faults, overwrite=overwrite or resume)
     place = out if out is not None else Path("results") / f"{Path(model).stem}-faults"
     finished = carry_out(spec, place, overwrite=overwrite, resume=resume, quiet=quiet)
+    if save_faults is not None:
+        save(finished, save_faults)
     show(finished, as_json=as_json)
     raise typer.Exit(finished.exit_code())
 
 
-def bit_range(text: str | None) -> tuple[int, int] | None:
-    """A range of bits, ``first-last`` or one number.
+def number_range(text: str | None, option: str, example: str) -> tuple[int, int] | None:
+    """A range of numbers, ``first-last`` or one number.
 
     Raises:
         InputError: Another form.
@@ -101,8 +123,34 @@ def bit_range(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, dash, last = text.partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()):
+    if not first.isdecimal() or (dash and not last.isdecimal()):
         from hwbench.errors import InputError
 
-        raise InputError(f"--bits {text!r} is not of the form FIRST-LAST, e.g. 24-31")
+        raise InputError(f"{option} {text!r} is not of the form FIRST-LAST, e.g. {example}")
     return int(first), int(last) if dash else int(first)
+
+
+def check_writable(file: Path, *, overwrite: bool) -> None:
+    """Raise `InputError` where a list of faults cannot be written, before anything is run for it."""
+    from hwbench.errors import InputError
+
+    if file.exists() and (not overwrite or not file.is_file()):
+        raise InputError(f"{file}: is there already; name another file, or use --overwrite")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"{file}: cannot be written: its folder is missing, or not yours to write in")
+
+
+def save(finished: Run, file: Path) -> None:
+    """Write the faults of a finished campaign as a list that ``--faults`` replays."""
+    import polars as pl
+
+    from hwbench.faults.listing import write_faults
+    from hwbench.studies.deployed import deployed
+
+    ((profile, entry),) = finished.record["profiles"].items()
+    parts = sorted((finished.path / "trials" / profile).glob("part-*.parquet"))
+    if not parts:
+        return  # the profile is unavailable here, which the table says
+    tried = pl.read_parquet(parts).sort("trial")
+    numbers = deployed(finished.path / "builds" / entry["build"] / "model.onnx").numbers(set(tried["tensor"]))
+    write_faults(file, tried, numbers)

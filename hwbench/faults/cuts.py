@@ -16,15 +16,17 @@ everything derived from constants stays with its consumer: otherwise runtimes fu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
 from hwbench.backend import node_name
+from hwbench.faults.shapes import tensor_types, without
 
 _LAYERS = frozenset({"Conv", "MatMul", "Gemm"})
 _GAUGED = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -89,16 +91,13 @@ class GraphCutter:
     def cuttable(self) -> list[Layer]:
         """The layers after which a cut carries one row an input, as far as types tell: inputs can be left out there."""
         return [
-            layer
-            for layer in self.layers
-            if layer.x in self.types and all(map(self._has_rows, {layer.out, *self.cut_after(layer.position)}))
+            layer for layer in self.layers if layer.x in self.types and self._carries_rows(layer.position, layer.out)
         ]
 
     @cached_property
     def types(self) -> dict[str, onnx.ValueInfoProto]:
         """What is known of every tensor's type and shape."""
-        graph = shape_inference.infer_shapes(self.model, data_prop=True).graph
-        return {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+        return tensor_types(self.model)
 
     def cut_after(self, position: int) -> list[str]:
         """The tensors made at or before a node and used after it, in the form in which they are cut; -1: the inputs."""
@@ -125,6 +124,19 @@ class GraphCutter:
             source: str = self.nodes[index].input[0]
             return source
         return name
+
+    def maker(self, name: str) -> int:
+        """Index of the node that makes a tensor; -1 for an input of the graph."""
+        return self._made_at.get(name, -1)
+
+    def is_cuttable(self, tensor: str) -> bool:
+        """Whether a cut right after a tensor is made carries it, and one row an input, as far as types tell."""
+        position = self.maker(tensor)
+        return tensor in self.cut_after(position) and self._carries_rows(position, tensor)
+
+    def is_derived(self, name: str) -> bool:
+        """Whether a tensor holds the same numbers whatever the inputs."""
+        return name in self._derived
 
     def first_use(self, initializer: str) -> int:
         """Index of the first node, other than those that only derive constants, that an initializer reaches."""
@@ -161,7 +173,7 @@ class GraphCutter:
         """The part of the graph that makes ``outputs`` of ``inputs``."""
         inputs = list(dict.fromkeys(inputs))
         needed, stored = self._needed(inputs, outputs)
-        nodes = [self.nodes[index] for index in sorted(needed)]
+        nodes = [without(self.nodes[index], inputs) for index in sorted(needed)]
         used = {name for node in nodes for name in node.input}
         values = [self._value(name) for name in inputs if name in used or name in outputs]
         return self._model(
@@ -306,6 +318,9 @@ class GraphCutter:
         node = self.nodes[index]
         return node.op_type == "DequantizeLinear" and node.output[0] not in self._derived
 
+    def _carries_rows(self, at: int, tensor: str) -> bool:
+        return all(map(self._has_rows, {tensor, *self.cut_after(at)}))
+
     def _has_rows(self, name: str) -> bool:
         """Whether the first axis of a tensor may count inputs."""
         first, batch = (
@@ -383,7 +398,4 @@ def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
+    return math.prod(tensor.dims)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from hwbench.errors import InputError
-from hwbench.faults import bits
+from hwbench.faults import bits, names
 from hwbench.faults.fault import KINDS
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,26 +26,40 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 _REQUIRED = ("tensor", "element", "bit", "kind")
 
 
-def read_faults(path: Path, stored: Mapping[str, Array]) -> pl.DataFrame:
+def read_faults(path: Path, stored: Mapping[str, Array], left_out: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Read a fault list and hold every row against a build.
 
     Args:
         path: A CSV file with the columns tensor, element, bit, kind, and width and value where a kind needs them; a column
             ``format``, if there is one, must be the element type the build stores.
-        stored: The build's initializers.
+        stored: The build's initializers, and arrays like the other tensors that may be named.
+        left_out: Tensors without faults of their own, to the reason why.
 
     Raises:
-        InputError: The file cannot be read, a column is missing, or a row names an unknown tensor, an element or bit out of
-            range, an unknown kind, another element type than the build stores, or a fault that stands in the list already.
+        InputError: As of `check_lines`; or a row names an unknown tensor, an element or bit out of range, or another element
+            type than the build stores.
+    """
+    faults = check_lines(path)
+    for number, (row, fault) in enumerate(zip(open_list(path).iter_rows(named=True), faults, strict=True), start=2):
+        _check_in_build(fault, row.get("format"), stored, left_out or {}, f"{path}, line {number}")
+    return pl.DataFrame(faults, schema=SCHEMA, orient="row")
+
+
+def check_lines(path: Path) -> list[tuple[Any, ...]]:
+    """The faults of a list, in the columns of `SCHEMA`, whatever build they are for.
+
+    Raises:
+        InputError: As of `open_list`; or a row has an unknown kind or no whole number where one belongs, or a fault that
+            stands in the list already.
     """
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(open_list(path).iter_rows(named=True), start=2):
         where = f"{path}, line {number}"
-        fault = _fault(row, stored, where)
+        fault = _fault(row, where)
         if fault in seen:
             raise InputError(f"{where}: the same fault stands in line {seen[fault]}")
         seen[fault] = number
-    return pl.DataFrame(list(seen), schema=SCHEMA, orient="row")
+    return list(seen)
 
 
 def open_list(path: Path) -> pl.DataFrame:
@@ -74,31 +88,46 @@ def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) 
     faults.select(list(SCHEMA)).with_columns(format=pl.Series(formats)).write_csv(path)
 
 
-def _fault(row: Mapping[str, str | None], stored: Mapping[str, Array], where: str) -> tuple[Any, ...]:
+def _fault(row: Mapping[str, str | None], where: str) -> tuple[Any, ...]:
     """One line's fault, in the columns of `SCHEMA`."""
-    tensor, kind = row["tensor"] or "", row["kind"]
-    array = stored.get(tensor)
-    if array is None:
-        raise InputError(f"{where}: the build has no initializer {tensor!r}")
-    stated = row.get("format")
-    if stated is not None and stated != array.dtype.name:
-        raise InputError(f"{where}: {tensor!r} is stored as {array.dtype.name} in this build, not as {stated}")
+    kind = row["kind"]
     if kind not in KINDS:
         raise InputError(f"{where}: unknown kind {kind!r}; it is one of {', '.join(KINDS)}")
-    per = bits.width(array.dtype)
-    element, bit = (
-        _number(row[name], limit, f"{where}: {name}", f"{tensor!r} ({array.dtype.name})")
-        for name, limit in (("element", array.size), ("bit", per))
-    )
-    width = _number(row.get("width"), array.size * per + 1, f"{where}: width", repr(tensor)) if kind == "burst" else 1
+    element, bit = (_number(row[name], f"{where}: {name}") for name in ("element", "bit"))
+    width = _number(row.get("width"), f"{where}: width") if kind == "burst" else 1
     if width < 1:
         raise InputError(f"{where}: a burst needs a width of at least 1 bit, not {width}")
-    value = _number(row.get("value"), 2**per, f"{where}: value", f"{per} bits") if kind == "random_value" else 0
-    return tensor, element, bit, kind, width, value
+    value = _number(row.get("value"), f"{where}: value") if kind == "random_value" else 0
+    return row["tensor"] or "", element, bit, kind, width, value
 
 
-def _number(text: str | None, limit: int, what: str, of: str) -> int:
-    """A whole number below ``limit``."""
-    if text is None or not text.isdecimal() or int(text) >= limit:
-        raise InputError(f"{what} {text} is not in 0 … {limit - 1} of {of}")
+def _check_in_build(
+    fault: tuple[Any, ...], stated: str | None, stored: Mapping[str, Array], left_out: Mapping[str, str], where: str
+) -> None:
+    """Hold one line against a build."""
+    tensor, element, bit, kind, width, value = fault
+    array = stored.get(tensor)
+    if tensor in left_out:
+        raise InputError(f"{where}: {tensor!r} has no faults of its own: {left_out[tensor]}")
+    if array is None:
+        inner = names.activation_of(tensor)
+        raise InputError(
+            f"{where}: the build has no "
+            + (f"initializer {tensor!r}" if inner is None else f"tensor {inner!r} between operators")
+        )
+    if stated is not None and stated != array.dtype.name:
+        raise InputError(f"{where}: {tensor!r} is stored as {array.dtype.name} in this build, not as {stated}")
+    per = bits.width(array.dtype)
+    limits = [("element", element, array.size), ("bit", bit, per)]
+    limits += [("width", width, array.size * per + 1)] if kind == "burst" else []
+    limits += [("value", value, 2**per)] if kind == "random_value" else []
+    for what, number, limit in limits:
+        if number >= limit:
+            raise InputError(f"{where}: {what} {number} is not in 0 … {limit - 1} of {tensor!r} ({array.dtype.name})")
+
+
+def _number(text: str | None, what: str) -> int:
+    """A whole number."""
+    if text is None or not (text.isascii() and text.isdecimal()) or int(text) >= 2**64:
+        raise InputError(f"{what} {text} is not a whole number from 0 on")
     return int(text)

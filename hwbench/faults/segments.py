@@ -32,14 +32,9 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
     layers = [layer for layer in layers if layer in cutter.cuttable]
     if not layers:
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
     write = _Writer(cutter, folder)
     marks = _checkpoints(cutter)
-    checkpoints = [*(cutter.cut_after(position) for position in marks), [output]]
-    chain, before = [], cutter.inputs
-    for names in checkpoints:
-        chain.append(write(before, names))
-        before = names
+    checkpoints, chain = _chain(cutter, write, marks, output)
     plans, before = [], cutter.inputs
     for layer in layers:
         cut = cutter.cut_after(layer.position)
@@ -67,10 +62,45 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
     return {"checkpoints": checkpoints, "chain": chain, "layers": plans, "nodes": cutter.computing}
 
 
+def write_tensor_segments(cutter: GraphCutter, tensors: Collection[str], folder: Path, output: str) -> dict[str, Any]:
+    """Cut a deployed graph right after some of its tensors are made, for faults in these.
+
+    Args:
+        cutter: The deployed graph.
+        tensors: Tensors between operators, or inputs.
+        folder: Where the segments are written.
+        output: The output that outcomes are told by.
+
+    Returns:
+        As `write_segments`, with a cut in the place of each layer; without the tensors at which the graph cannot be cut.
+    """
+    found = [name for name in sorted(tensors, key=lambda name: (cutter.maker(name), name)) if cutter.is_cuttable(name)]
+    if not found:
+        return {}
+    write = _Writer(cutter, folder)
+    marks = _checkpoints(cutter)
+    checkpoints, chain = _chain(cutter, write, marks, output)
+    plans, before = [], cutter.inputs
+    for name in found:
+        cut = cutter.cut_after(cutter.maker(name))
+        target = next((at for at, position in enumerate(marks) if position > cutter.maker(name)), len(marks))
+        plans.append(
+            {
+                **{"out": name, "x": name, "axis": 0, "parameters": {}, "depthwise": False, "lanes": 2, "laned": []},
+                **{"lane": "", "layer": "", "own": [], "cut": cut, "checkpoint": target},
+                "advance": write(before, cut),
+                "rest": write(cut, checkpoints[target]),
+            }
+        )
+        before = cut
+    return {"checkpoints": checkpoints, "chain": chain, "layers": plans, "nodes": cutter.computing}
+
+
 class _Writer:
     """Writes segments under the hash of what they are, so that equal ones are one file."""
 
     def __init__(self, cutter: GraphCutter, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._cutter, self._folder = cutter, folder
 
     def __call__(self, inputs: Collection[str], outputs: Sequence[str]) -> str:
@@ -86,6 +116,16 @@ class _Writer:
         if not path.exists():
             onnx.save(model, path)
         return str(path)
+
+
+def _chain(cutter: GraphCutter, write: _Writer, marks: Sequence[int], output: str) -> tuple[list[list[str]], list[str]]:
+    """The tensors at each checkpoint, the output behind them, and the segments that lead from one to the next."""
+    checkpoints = [*(cutter.cut_after(position) for position in marks), [output]]
+    chain, before = [], cutter.inputs
+    for names in checkpoints:
+        chain.append(write(before, names))
+        before = names
+    return checkpoints, chain
 
 
 def _checkpoints(cutter: GraphCutter) -> list[int]:

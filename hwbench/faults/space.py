@@ -1,4 +1,4 @@
-"""The fault space of a deployed build: every stored bit, with the role its number plays."""
+"""The fault space of a deployed build: every bit that a fault can sit in, with the role its number plays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hwbench.faults import bits
 from hwbench.faults.cuts import GraphCutter
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Role = Literal["weight", "bias", "scale", "zero_point", "constant"]
+Role = Literal["weight", "bias", "scale", "zero_point", "constant", "activation", "input", "artefact"]
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # What the inputs of an operator that multiplies are for, one after the other.
 _INPUTS: Mapping[str, Sequence[Role]] = {
@@ -30,7 +30,7 @@ _INPUTS: Mapping[str, Sequence[Role]] = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One initializer, or some of the bits of its elements.
+    """One initializer, or some of the bits of its elements; also a tensor of which each input has one, or the build's file.
 
     Attributes:
         name: Its name.
@@ -38,7 +38,7 @@ class StoredTensor:
         elements: How many elements it has.
         width: Stored bits of one element.
         role: What its numbers are for.
-        op_type: The operator that reads it, behind any DequantizeLinear.
+        op_type: The operator that reads it, behind any DequantizeLinear; of a tensor between operators the one that makes it.
         depth: How many layers come before that operator.
         first_bit, last_bit: The bits of each element that belong to the space.
     """
@@ -66,7 +66,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class FaultSpace:
-    """Stored bits that faults can sit in.
+    """Bits that faults can sit in.
 
     Attributes:
         tensors: In the order of the file.
@@ -91,6 +91,15 @@ class FaultSpace:
             width = bits.width(array.dtype)
             tensors.append(StoredTensor(name, array.dtype.name, array.size, width, role, op_type, depth, 0, width - 1))
         return cls(tuple(tensors))
+
+    @classmethod
+    def of_file(cls, name: str, size: int) -> FaultSpace:
+        """The bytes of a build's file."""
+        return cls((StoredTensor(name, "uint8", size, 8, "artefact", "", 0, 0, 7),))
+
+    def __add__(self, other: FaultSpace) -> FaultSpace:
+        """Both spaces."""
+        return FaultSpace((*self.tensors, *other.tensors))
 
     @cached_property
     def size(self) -> int:
@@ -135,7 +144,7 @@ class FaultSpace:
         if not chosen:
             raise InputError(
                 "no stored bit is selected; widen the selection of tensors, operators, roles, depth or bits "
-                f"(the build has {len(self.tensors)} tensors, {self.size} bits)"
+                f"(there are {len(self.tensors)} tensors, {self.size} bits)"
             )
         return FaultSpace(tuple(chosen))
 

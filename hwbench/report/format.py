@@ -61,6 +61,8 @@ METRIC_TITLES = {
     "golden_max_abs_diff": "Golden output, largest difference",
     "verified_trials": "Trials run again",
     "rebuilt_trials": "Trials by full rebuild",
+    "untold_trials": "Trials that could not be told",
+    "left_out_tensors": "Tensors left out",
 }
 _CONDITION_TITLES = {
     "ber": "bit error rate",

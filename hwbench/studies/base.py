@@ -176,6 +176,7 @@ class Study(ABC):
         settings_type: What it can be told.
         default: Whether it is carried out when no studies are named.
         timing: Whether it measures time or memory, which an emulated machine cannot give.
+        checks_builds: Whether `check_build` has something to check, so that builds are made before anything is written.
     """
 
     name: ClassVar[str]
@@ -183,9 +184,13 @@ class Study(ABC):
     settings_type: ClassVar[type[Settings]] = Settings
     default: ClassVar[bool] = True
     timing: ClassVar[bool] = False
+    checks_builds: ClassVar[bool] = False
 
     def check(self, settings: Any, data: Dataset, *, classifies: bool) -> None:
         """Raise `InputError` where settings ask for what data or task cannot give. Called before anything is written."""
+
+    def check_build(self, case: Case, settings: Any) -> None:
+        """Raise `InputError` where settings ask for what a build has not. Called before anything is written."""
 
     @abstractmethod
     def plan(self, case: Case, settings: Any) -> dict[str, Job]:

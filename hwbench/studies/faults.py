@@ -1,82 +1,41 @@
-"""Fault campaigns: the probability that one faulty stored bit changes an answer, and which layers and bits carry it."""
+"""Fault campaigns: the probability that one faulty bit changes an answer, and which layers and bits carry it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import onnx
 import polars as pl
-from pydantic import Field, model_validator
 
 from hwbench.dataset import Dataset
 from hwbench.errors import DataError, InputError
-from hwbench.faults import bits
-from hwbench.faults.cuts import GraphCutter
-from hwbench.faults.fault import Kind
-from hwbench.faults.listing import SCHEMA, open_list, read_faults
+from hwbench.faults import bits, names
+from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults
 from hwbench.faults.sampler import Results, Sampler
 from hwbench.faults.sampling import Exhaustive, Stratified, Uniform
-from hwbench.faults.segments import write_segments
 from hwbench.faults.space import FaultSpace
-from hwbench.studies.base import Analysis, Case, Settings, Study
+from hwbench.studies.base import Analysis, Case, Study
+from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
 from hwbench.studies.campaign_rows import campaign_rows, verification_rows
+from hwbench.studies.deployed import deployed
+from hwbench.studies.faults_settings import FaultsSettings
+from hwbench.table import Row, condition
 from hwbench.worker.outcomes import COLUMNS
-from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import Job, JobResult
 from hwbench.worker.tasks.campaign import LOST
 
 DEFAULT_TRIALS = 1000
 _DEATHS = ("crash", "timeout", "oom")
-Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-
-
-class FaultsSettings(Settings):
-    """What the study can be told."""
-
-    sampler: Literal["uniform", "stratified", "exhaustive"] = "uniform"
-    trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
-    ci_half_width: float | None = Field(
-        None, gt=0, lt=0.5, description="go on until the SDC rate's interval is this narrow"
-    )
-    confidence: float = Field(0.95, gt=0, lt=1)
-    faults: str | None = Field(None, description="a CSV list of faults to replay instead of drawing them")
-    kind: Kind = "flip"
-    width: int = Field(1, ge=1, description="bits of a burst")
-    tensors: str = Field("*", description="pattern of initializers' names")
-    ops: tuple[str, ...] = ()
-    roles: tuple[Literal["weight", "bias", "scale", "zero_point", "constant"], ...] = ()
-    depth: Range | None = Field(None, description="first and last number of layers before the operator")
-    bits: Range | None = Field(None, description="first and last bit of each element")
-    only_correct: bool = Field(False, description="count only inputs that are right when fault-free")
-    tolerance: float | None = Field(
-        None, gt=0, description="for outputs that are no classifier's: the error that counts"
-    )
-    segmented: bool = Field(True, description="false: a full rebuild per trial")
-    shard: int = Field(500, gt=0, description="trials per job")
-    chunk: int = Field(64, gt=0, description="inputs held at a time")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> FaultsSettings:
-        chosen = [name for name in ("trials", "ci_half_width", "faults") if getattr(self, name) is not None]
-        if len(chosen) > 1:
-            raise ValueError(f"{chosen[0]} and {chosen[1]} both say which faults to try; give one of them")
-        return self
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A deployed model, parsed once: its graph, its stored numbers, its fault space."""
-
-    model: onnx.ModelProto
-    stored: Mapping[str, np.ndarray[Any, Any]]
-    cutter: GraphCutter
-    space: FaultSpace
+_ENDS = {
+    "ok": "loaded the damaged file and gave outputs",
+    "refused": "the runtime refused the damaged file: DUE on every input",
+    "crash": "died, or needed far more memory than the fault-free file: DUE on every input",
+    "timeout": "hung: DUE on every input",
+}
 
 
 @dataclass(frozen=True)
@@ -115,17 +74,17 @@ class Campaign:
         errors = np.concatenate([self.errors, np.zeros(drawn.height)])
         wanted: dict[str, Job] = {}
         alone = set(self.alone)
-        for at, part in enumerate(_shards(case, settings, numbered)):
+        for at, part in enumerate(shards(case, settings, numbered)):
             name = f"stage-{stage}-shard-{at:05d}"
             places = part["trial"].to_numpy()
             if f"alone-{name}" in results:
                 alone |= set(places.tolist())
                 if LOST in results[f"alone-{name}"].data.get("variants", {}):
-                    counts[places], errors[places] = _counted_alone(results[f"alone-{name}"], part.height)
+                    counts[places], errors[places] = counted_alone(results[f"alone-{name}"], part.height)
             elif name not in results:
-                wanted[name] = _shard(case, settings, part)
-            elif results[name].status in _DEATHS:
-                wanted[f"alone-{name}"] = _alone(case, settings, part)
+                wanted[name] = shard_job(case, settings, part)
+            elif results[name].status in _DEATHS and not in_artefact(part):
+                wanted[f"alone-{name}"] = alone_job(case, settings, part)
             elif results[name].ok:
                 counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
         return Campaign(self.sampler, trials, counts, errors, wanted, frozenset(alone))
@@ -142,15 +101,16 @@ class Campaign:
 
 
 class FaultsStudy(Study):
-    """Single faults in the build's stored numbers, each run over all inputs."""
+    """Single faults in the build's stored numbers, in what it makes of inputs or in its file, each run over all inputs."""
 
     name = "faults"
     headline = "sdc_rate"
     settings_type = FaultsSettings
     default = False
+    checks_builds = True
 
     def check(self, settings: FaultsSettings, data: Dataset, *, classifies: bool) -> None:
-        """Labels where only right answers count, a tolerance where there is no best class, a list that can be read."""
+        """Labels where only right answers count, a tolerance where there is no best class, a list whose lines can be read."""
         if settings.only_correct and data.labels is None:
             raise DataError(f"{data.source}: there are no labels, and only_correct counts only inputs that are right")
         if settings.only_correct and not classifies:
@@ -161,8 +121,20 @@ class FaultsStudy(Study):
             raise InputError(
                 "this output is no classifier's: say which error counts as a changed answer, with --tolerance"
             )
+        if settings.tolerance is not None and classifies:
+            raise InputError(
+                "this output is a classifier's: the answer that counts is its best class, to which --tolerance means "
+                "nothing; leave it out"
+            )
         if settings.faults is not None:
-            open_list(Path(settings.faults))
+            check_lines(Path(settings.faults))
+
+    def check_build(self, case: Case, settings: FaultsSettings) -> None:
+        """Bits to draw from, or a list of faults that the build can have."""
+        if settings.faults is not None:
+            _listed(case, Path(settings.faults))
+        else:
+            _space(case, settings)
 
     def plan(self, case: Case, settings: FaultsSettings) -> dict[str, Job]:
         """A job for every shard of the first stage's trials."""
@@ -174,7 +146,7 @@ class FaultsStudy(Study):
         if campaign.wanted or "verify" in results or not settings.segmented:
             return campaign.wanted
         sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
-        return {"verify": _shard(case, rebuilt, sample)} if sample.height else {}
+        return {"verify": shard_job(case, rebuilt, sample)} if sample.height else {}
 
     def measure(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """As `Study.measure`, but that shards which died count through their trials run alone."""
@@ -194,20 +166,20 @@ class FaultsStudy(Study):
                 ", and a right one" * settings.only_correct
             )
             return Analysis([self.missing("unavailable", why)], parts={"trials": table})
-        space = _selected(deployed(case.subject.build.model).space, settings)
+        space = _space(case, settings, set(campaign.trials["tensor"]))
         rows = campaign_rows(case, settings.confidence, space, table, campaign.counts, campaign.sampler)
         problem = self._disagreement(case, campaign, results)
         if problem is not None:
             rows = [self.missing("error", problem)]
-        return Analysis([*rows, *verification_rows(results)], parts={"trials": table})
+        return Analysis(
+            [*rows, *verification_rows(results), *_limits(case, settings, results)], parts={"trials": table}
+        )
 
     def _campaign(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Campaign:
         """How far a campaign has come: it is followed stage by stage, each decided on by the results of those before."""
-        build = deployed(case.subject.build.model)
         if settings.faults is not None:
-            listed = read_faults(Path(settings.faults), build.stored)
-            return Campaign.empty(None).followed(case, settings, 0, listed, results)
-        space = _selected(build.space, settings)
+            return Campaign.empty(None).followed(case, settings, 0, _listed(case, Path(settings.faults)), results)
+        space = _space(case, settings)
         campaign, stage = Campaign.empty(_sampler(space, settings, case.seed)), 0
         while campaign.sampler is not None and not campaign.wanted:
             more = campaign.sampler.next(campaign.results())
@@ -221,7 +193,7 @@ class FaultsStudy(Study):
         """What is wrong with the campaign, in words: a trial that a full rebuild tells otherwise, or faults left behind."""
         for result in results.values():
             checks = result.data.get("checks", {})
-            if checks.get("segmented") and not checks["golden_restored"]:
+            if not checks.get("golden_restored", True):
                 return "the golden output after the campaign was not the same, bit for bit, as before"
         if "verify" not in results:
             return None
@@ -237,18 +209,22 @@ class FaultsStudy(Study):
         )
 
 
-@lru_cache(maxsize=4)
-def deployed(path: Path) -> Deployed:
-    """Parse a deployed model."""
-    model = onnx.load(path)
-    stored = stored_initializers(model)
-    return Deployed(model, stored, GraphCutter(model), FaultSpace.of(model, stored))
-
-
-def _selected(space: FaultSpace, settings: FaultsSettings) -> FaultSpace:
-    return space.select(
+def _space(case: Case, settings: FaultsSettings, listed: Collection[str] = ()) -> FaultSpace:
+    """The bits that faults are drawn from; where a list is replayed, those that it could name."""
+    build = deployed(case.subject.build.model)
+    if settings.faults is not None:
+        return build.whole(listed)
+    return build.part(settings.places).select(
         tensors=settings.tensors, ops=settings.ops, roles=settings.roles, depth=settings.depth, bit_range=settings.bits
     )
+
+
+def _listed(case: Case, path: Path) -> pl.DataFrame:
+    """The faults of a list, held against the build."""
+    build, tensors = deployed(case.subject.build.model), set(open_list(path)["tensor"].drop_nulls())
+    numbers = build.numbers(tensors)
+    is_between = any(names.activation_of(name) is not None for name in tensors)
+    return read_faults(path, numbers, build.activations.left_out if is_between else {})
 
 
 def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int) -> Sampler:
@@ -289,70 +265,31 @@ def _order(words: np.random.Philox, elements: int, count: int) -> list[int]:
     return list(chosen)[:count]
 
 
-def _shards(case: Case, settings: FaultsSettings, trials: pl.DataFrame) -> list[pl.DataFrame]:
-    """The trials in the order of their layers, cut into shards; what a shard runs does not depend on the number of workers."""
-    build = deployed(case.subject.build.model)
-    place = {tensor.name: (tensor.depth, at) for at, tensor in enumerate(build.space.tensors)}
-    order = sorted(range(trials.height), key=lambda at: (place[trials["tensor"][at]], at))
-    return [trials[order[first : first + settings.shard]] for first in range(0, len(order), settings.shard)]
-
-
-def _shard(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
-    build, subject = deployed(case.subject.build.model), case.subject
-    plan: dict[str, Any] = {}
-    homes = build.cutter.homes
-    touched = {homes[name].out for name in set(part["tensor"]) & homes.keys()}
-    layers = [layer for layer in build.cutter.layers if layer.out in touched]
-    if settings.segmented and layers:
-        plan = write_segments(build.cutter, layers, case.work / "segments" / subject.build.key, case.output)
-    labels = case.data.labels
-    job = subject.job(
-        "campaign",
-        case,
-        labels=str(labels.path.resolve()) if labels is not None and case.classifies else "",
-        n=case.data.n,
-        chunk=settings.chunk,
-        output=case.output,
-        outcome={"kind": "top1"} if case.classifies else {"kind": "tolerance", "tolerance": settings.tolerance},
-        plan=plan,
-        faults=[list(row) for row in part.select(list(SCHEMA)).iter_rows()],
-        exact=_is_integer(case),
-        only_correct=settings.only_correct,
-        batch=case.model.batch,
-    )
-    identity = {
-        **job.identity,
-        "labels": labels.sha256 if labels is not None else "",
-        "plan": "segmented" if plan else "",
-    }
-    return replace(job, identity=identity)
-
-
-def _alone(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
-    job = _shard(case, settings.model_copy(update={"segmented": False}), part)
-    return replace(job, variants=(LOST, *(str(at) for at in range(part.height))))
-
-
-def _counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Counts of trials run one by one; one that killed its worker is DUE on every input."""
-    done = result.data["variants"]
-    records = [done.get(str(trial), done[LOST]) for trial in range(n)]
-    errors = [np.inf if record["max_abs_error"] is None else record["max_abs_error"] for record in records]
-    return np.array([record["counts"] for record in records]), np.array(errors)
-
-
 def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:
     """The trials that are run again by a full rebuild: 1 %, but at least 5 and at most 50; none that was run by one."""
-    trials = campaign.trials.filter(~pl.col("trial").is_in(campaign.alone))
+    rebuilt = pl.col("trial").is_in(campaign.alone) | (pl.col("tensor") == names.ARTEFACT)
+    trials = campaign.trials.filter(~rebuilt)
     count = min(trials.height, max(5, min(50, trials.height // 100)))
     rng = np.random.Generator(np.random.Philox(key=[case.seed, 0x5A3]))
     return trials[np.sort(rng.choice(trials.height, count, replace=False))] if count else trials
 
 
-def _is_integer(case: Case) -> bool:
-    """Whether the build's segments must reproduce it bit for bit: all it multiplies is quantized."""
-    compute = case.subject.build.manifest["contents"]["compute"]
-    return set(compute) == {"int8"} and not case.subject.build.manifest["asked"].get("dynamic")
+def _limits(case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Iterator[Row]:
+    """What is not among the figures, and how the processes of trials in the file ended."""
+    if settings.faults is None and settings.places == "activations":
+        left_out = Counter(deployed(case.subject.build.model).activations.left_out.values())
+        if left_out:
+            said = "; ".join(f"{count}: {reason}" for reason, count in left_out.most_common())
+            yield Row("faults", "left_out_tensors", value=float(left_out.total()), unit="tensors", detail=said)
+    untold = sum(result.data.get("checks", {}).get("untold", 0) for result in results.values())
+    if untold:
+        said = "they count no input: the model cut in two at their tensors does not give the golden output"
+        yield Row("faults", "untold_trials", value=float(untold), unit="trials", detail=said)
+    ended: Counter[str] = Counter()
+    for result in results.values():
+        ended.update(result.data.get("ended", {}))
+    for end, count in sorted(ended.items()):
+        yield Row("faults", "processes", condition(end=end), float(count), "trials", n=ended.total(), detail=_ENDS[end])
 
 
 def _table(trials: pl.DataFrame, counts: np.ndarray[Any, Any], errors: np.ndarray[Any, Any]) -> pl.DataFrame:

@@ -184,6 +184,21 @@ class Engine:
             state = {name: (out if name == layer.out else self._here[name])[inputs] for name in layer.cut}
             self._finish(layer, state, np.full(len(inputs), trial), inputs, observe)
 
+    def replaced(self, layer: LayerPlan, trials: Array, inputs: Array, out: Array, observe: Observer) -> None:
+        """Take (trial, input) pairs, each with a layer's output of its own, through the rest of the graph.
+
+        Args:
+            layer: The layer, or the tensor in place of one.
+            trials: Trial of each pair, ``[b]``.
+            inputs: Input of each pair, an index in the chunk, ``[b]``.
+            out: What stands for ``layer.out``, ``[b, ...]``.
+            observe: As for `lanes`.
+        """
+        for start in range(0, len(inputs), self.pairs):
+            some = slice(start, start + self.pairs)
+            state = {name: out[some] if name == layer.out else self._here[name][inputs[some]] for name in layer.cut}
+            self._finish(layer, state, trials[some], inputs[some], observe)
+
     def alone(self, layer: LayerPlan, inputs: Array) -> Array | None:
         """The golden output of some of the chunk's inputs, run without the others from the cut after a layer on.
 

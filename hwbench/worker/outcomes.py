@@ -80,6 +80,22 @@ class Outcomes:
             self._add("n_lost", trials, was_right & ~right)
             self._add("n_won", trials, right & ~was_right)
 
+    def chunk(self, trial: int, start: int, golden: Array, made: Array | None) -> None:
+        """Count consecutive inputs of a trial.
+
+        Args:
+            trial: The trial.
+            start: The first input, counted over the whole data.
+            golden: Their golden output, ``[n, ...]``.
+            made: What the faulty build gave; None if it gave nothing.
+        """
+        inputs = np.arange(start, start + len(golden))
+        self.expect(np.array([trial]), start, golden)
+        if made is None or made.shape != golden.shape:
+            self.lose(trial, inputs, golden)
+        else:
+            self.pairs(np.full(len(inputs), trial), inputs, made, golden)
+
     def lose(self, trial: int, inputs: Array, golden: Array) -> None:
         """Count inputs of a trial whose faulty build could not be loaded or run, or gave an output of another shape."""
         broken = np.full(golden.shape, np.nan)

@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 
 from hwbench import demo
 from hwbench.api import Run
-from hwbench.cli.faults import bit_range
+from hwbench.cli.faults import number_range
 from hwbench.errors import InputError
 from hwbench.faults.listing import write_faults
 from hwbench.worker.perturb import stored_initializers
@@ -77,7 +77,7 @@ def faults(hw, model, data, tmp_path):
 def test_every_flag_says_which_faults(faults, tmp_path):
     ended = faults(
         "--trials", "12", "--kind", "burst", "--width", "3", "--tensors", "w*", "--ops", "Conv", "--roles", "weight,scale",
-        "--bits", "5-6", "--confidence", "0.8", "--json",
+        "--bits", "5-6", "--depth", "0-1", "--confidence", "0.8", "--json",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     table = trials(tmp_path / "run")
@@ -140,6 +140,11 @@ def test_a_campaign_that_was_killed_goes_on_and_gives_the_same_table(faults, mod
     ("flags", "said"),
     [
         (["--bits", "high"], "--bits 'high' is not of the form FIRST-LAST, e.g. 24-31"),
+        (["--depth", "deep"], "--depth 'deep' is not of the form FIRST-LAST, e.g. 0-3"),
+        (["--places", "elsewhere"], "settings.faults.places"),
+        (["--tolerance", "0.1"], "to which --tolerance means nothing; leave it out"),
+        (["--save-faults", "no/such/list.csv"], "no/such/list.csv: cannot be written: its folder is missing"),
+        (["--save-faults", Path(__file__)], "is there already; name another file, or use --overwrite"),
         (["--kind", "melt"], "settings.faults.kind"),
         (["--trials", "0"], "settings.faults.trials"),
         (["--roles", "weights"], "settings.faults.roles"),
@@ -207,6 +212,51 @@ def test_an_empty_selection_is_refused(faults):
     assert "no stored bit is selected; widen the selection" in ended.err
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_only_the_build_can_tell_leaves_an_earlier_run_as_it_was(faults, tmp_path):
+    assert faults("--trials", "3").code == 0
+    earlier, listed = content(tmp_path / "run"), tmp_path / "list.csv"
+    lines = {
+        "w9,0,0,flip,int8": "the build has no initializer 'w9'",
+        "w1_quantized,72,0,flip,int8": "element 72 is not in 0 … 71 of 'w1_quantized' (int8)",
+        "w1_quantized,0,0,flip,float32": "'w1_quantized' is stored as int8 in this build, not as float32",
+        "@activation/c2,0,0,flip,": "between operators only its quantized form is kept",
+        "@activation/x_QuantizeLinear_Output,64,0,flip,uint8": "element 64 is not in 0 … 63 of",
+    }
+    for line, said in lines.items():
+        listed.write_text(f"tensor,element,bit,kind,format\nw1_quantized,1,1,flip,int8\n{line}\n")
+        ended = faults("--faults", listed, "--overwrite")
+        assert ended.code == 2
+        assert f"error: {listed}, line 3: " in ended.err
+        assert said in ended.err
+    ended = faults("--bits", "40-50", "--overwrite")
+    assert (ended.code, "no stored bit is selected" in ended.err) == (2, True)
+    assert content(tmp_path / "run") == earlier
+
+
+def test_saved_faults_are_replayed(faults, tmp_path):
+    ended = faults("--places", "activations", "--trials", "8", "--save-faults", tmp_path / "list.csv")
+    assert ended.code == 0, ended.err
+    ended = faults("--faults", tmp_path / "list.csv", out="again")
+    assert ended.code == 0, ended.err
+    assert_frame_equal(trials(tmp_path / "again").sort("trial"), trials(tmp_path / "run").sort("trial"))
+
+
+def test_a_profile_that_is_unavailable_says_so_and_saves_no_faults(faults, tmp_path):
+    ended = faults("--trials", "3", "--save-faults", tmp_path / "list.csv", "--json", profile="gpu-tensorrt-int8")
+    rows = {row["study"]: row for row in ended.json["measurements"] if row["profile"] == "gpu-tensorrt-int8"}
+    assert (rows["faults"]["metric"], rows["faults"]["status"]) == ("sdc_rate", "unavailable")
+    assert not (tmp_path / "list.csv").exists()
+
+
+def test_the_module_is_the_command(tmp_path):
+    ended = subprocess.run([sys.executable, "-m", "hwbench", "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("hwbench ")
+
+
 def test_a_bad_line_of_a_list_is_named_and_the_run_goes_on_once_it_is_mended(faults, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text("tensor,element,bit,kind\nw1_quantized,3,7,flip\nw1_quantized,72,0,flip\n")
@@ -221,13 +271,13 @@ def test_a_bad_line_of_a_list_is_named_and_the_run_goes_on_once_it_is_mended(fau
 
 @pytest.mark.parametrize(("text", "wanted"), [(None, None), ("7", (7, 7)), ("0-3", (0, 3)), ("24-31", (24, 31))])
 def test_ranges_of_bits(text, wanted):
-    assert bit_range(text) == wanted
+    assert number_range(text, "--bits", "24-31") == wanted
 
 
 @pytest.mark.parametrize("text", ["", "-", "3-", "-3", "a-b", "1-2-3", "1,2", " 1"])
 def test_ranges_of_bits_in_no_known_form(text):
     with pytest.raises(InputError, match="FIRST-LAST"):
-        bit_range(text)
+        number_range(text, "--bits", "24-31")
 
 
 def test_the_settings_stand_in_the_record(faults, tmp_path):

@@ -160,3 +160,23 @@ def test_a_burst_over_two_channels_is_in_none():
     array = np.zeros((2, 2), np.uint8)
     assert in_channel(Fault("t", 1, 7, "burst", 2), array, axis=0) is None
     assert in_channel(Fault("t", 1, 7, "burst", 1), array, axis=0) is not None
+
+
+@given(faults(), st.integers(1, 4))
+def test_in_rows_a_fault_is_in_every_row_as_if_that_were_alone(made, n):
+    array, fault = made
+    rows = np.stack([array, *(random_bits(array.dtype.name, array.shape, 200 + at) for at in range(n - 1))])
+    before = rows.copy()
+    changed, faulty = fault.in_rows(rows)
+    np.testing.assert_array_equal(bits.patterns(rows), bits.patterns(before))
+    for at, row in enumerate(rows):
+        wanted = bits.patterns(fault.apply(row))
+        if at in changed:
+            np.testing.assert_array_equal(bits.patterns(faulty[changed.tolist().index(at)]), wanted)
+        assert (at in changed) == bool((wanted != bits.patterns(row)).any())
+
+
+@pytest.mark.parametrize(("element", "bit"), [(6, 0), (-1, 0), (0, 8), (0, -1)])
+def test_a_fault_outside_of_a_row_is_refused(element, bit):
+    with pytest.raises(InputError, match="is not among them"):
+        Fault("t", element, bit).in_rows(np.zeros((4, 2, 3), np.int8))

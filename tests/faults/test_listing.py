@@ -7,7 +7,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hwbench.errors import InputError
-from hwbench.faults.listing import SCHEMA, open_list, read_faults, write_faults
+from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults, write_faults
 
 STORED = {
     "w": np.zeros((2, 3), np.int8),
@@ -23,7 +23,7 @@ def listed(tmp_path):
 
     def read(*lines: str, header: str = "tensor,element,bit,kind") -> pl.DataFrame:
         (tmp_path / "list.csv").write_text("\n".join([header, *lines, ""]))
-        return read_faults(tmp_path / "list.csv", STORED)
+        return read_faults(tmp_path / "list.csv", STORED, {"@activation/d": "only its quantized form is kept"})
 
     return read
 
@@ -61,22 +61,26 @@ def test_columns_come_in_any_order_and_others_are_passed_over(listed):
         ("v,0,0,flip,1,0,", "the build has no initializer 'v'"),
         (",0,0,flip,1,0,", "the build has no initializer ''"),
         ("w,6,0,flip,1,0,", "element 6 is not in 0 … 5 of 'w' (int8)"),
-        ("w,-1,0,flip,1,0,", "element -1 is not in 0 … 5 of 'w' (int8)"),
-        ("w,1.5,0,flip,1,0,", "element 1.5 is not in 0 … 5"),
-        ("w,,0,flip,1,0,", "element None is not in 0 … 5"),
+        ("w,-1,0,flip,1,0,", "element -1 is not a whole number from 0 on"),
+        ("w,1.5,0,flip,1,0,", "element 1.5 is not a whole number from 0 on"),
+        ("w,,0,flip,1,0,", "element None is not a whole number from 0 on"),
         ("w,0,8,flip,1,0,", "bit 8 is not in 0 … 7 of 'w' (int8)"),
         ("q,0,4,flip,1,0,", "bit 4 is not in 0 … 3 of 'q' (int4)"),
-        ("w,0,high,flip,1,0,", "bit high is not in 0 … 7"),
+        ("w,0,high,flip,1,0,", "bit high is not a whole number from 0 on"),
         ("w,0,0,melt,1,0,", "unknown kind 'melt'; it is one of flip, stuck_at_0, stuck_at_1, burst, random_value"),
         ("w,0,0,flip,1,0,uint8", "'w' is stored as int8 in this build, not as uint8"),
         ("w,0,0,burst,0,0,", "a burst needs a width of at least 1 bit, not 0"),
         ("w,0,0,burst,49,0,", "width 49 is not in 0 … 48"),
-        ("w,0,0,burst,,0,", "width None is not in"),
-        ("w,0,0,random_value,1,256,", "value 256 is not in 0 … 255 of 8 bits"),
-        ("q,0,0,random_value,1,16,", "value 16 is not in 0 … 15 of 4 bits"),
-        ("w,0,0,random_value,1,,", "value None is not in"),
+        ("w,0,0,burst,,0,", "width None is not a whole number from 0 on"),
+        ("w,0,0,random_value,1,256,", "value 256 is not in 0 … 255 of 'w' (int8)"),
+        ("q,0,0,random_value,1,16,", "value 16 is not in 0 … 15 of 'q' (int4)"),
+        ("w,0,0,random_value,1,,", "value None is not a whole number from 0 on"),
         ("w,1,1,flip,1,0,", "the same fault stands in line 2"),
         ("w,1,1,flip,4,3,int8", "the same fault stands in line 2"),
+        ("w,²,0,flip,1,0,", "element ² is not a whole number from 0 on"),
+        (f"w,{2**64},0,flip,1,0,", "is not a whole number from 0 on"),
+        ("@activation/h,0,0,flip,1,0,", "the build has no tensor 'h' between operators"),
+        ("@activation/d,0,0,flip,1,0,", "'@activation/d' has no faults of its own: only its quantized form is kept"),
     ],
 )
 def test_a_line_that_cannot_be_replayed(listed, tmp_path, line, said):
@@ -106,6 +110,22 @@ def test_a_file_that_is_no_list_is_refused_without_a_build(tmp_path, content, sa
         open_list(tmp_path / "list.csv")
     assert str(refused.value).startswith(f"{tmp_path / 'list.csv'}: ")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("v,0,high,flip", "bit high is not a whole number"),
+        ("v,0,0,melt", "unknown kind 'melt'"),
+        ("v,0,0,burst", "width None is not a whole number"),
+        ("v,1,0,flip", "the same fault stands in line 2"),
+    ],
+)
+def test_what_a_line_says_for_any_build_is_told_without_one(tmp_path, line, said):
+    (tmp_path / "list.csv").write_text(f"tensor,element,bit,kind\nv,1,0,flip\n{line}\n")
+    with pytest.raises(InputError) as refused:
+        check_lines(tmp_path / "list.csv")
+    assert str(refused.value).startswith(f"{tmp_path / 'list.csv'}, line 3: {said}")
 
 
 def test_a_folder_is_no_list(tmp_path):

@@ -29,7 +29,7 @@ def test_every_study_has_its_section_and_an_unknown_one_is_listed(run, table, ve
     assert titles(view) == [
         "Speed against accuracy",
         "Bit errors in the stored model",
-        "Single faults in the stored model",
+        "Single faults in the build",
         "Errors of the memory that holds the model",
         "Worst case: targeted bit flips",
         "Noise on inputs and weights",

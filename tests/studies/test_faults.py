@@ -25,6 +25,7 @@ from hwbench.metrics import TASKS
 from hwbench.model import Model
 from hwbench.profile import load_profile
 from hwbench.studies import Analysis, Case, Subject
+from hwbench.studies.deployed import deployed
 from hwbench.studies.faults import FaultsSettings, FaultsStudy
 from hwbench.table import Row
 from hwbench.targets import open_target
@@ -253,13 +254,116 @@ def test_a_list_is_replayed_in_its_order(make_study_case, cnn, tmp_path):
     assert again.row("sdc_rate").value == pytest.approx(drawn.row("sdc_rate").value)
 
 
+# Faults in what is made of inputs, and in the file
+
+
+@pytest.mark.parametrize("places", ["activations", "inputs"])
+@pytest.mark.parametrize("quantized", [True, False], ids=["int8", "fp32"])
+def test_faults_in_what_a_build_makes_of_each_input(make_study_case, cnn, tmp_path, places, quantized):
+    case = make_study_case(cnn if quantized else small_cnn())
+    made = Measured(case, tmp_path / "jobs", trials=60, places=places)
+    assert [len(stage) for stage in made.stages] == [1, 1]
+    trials, role = made.trials, places.removesuffix("s")
+    assert dict(trials.schema) == TRIALS
+    assert trials["tensor"].str.starts_with("@activation/").all()
+    assert trials.select("tensor", "element", "bit").is_unique().all()
+    assert set(trials["n_inputs"]) == {12}
+    assert made.row("sdc_rate").value == pytest.approx(trials["n_changed"].mean() / 12)
+    assert made.row("sdc_rate", role=role).value == pytest.approx(trials["n_changed"].mean() / 12)
+    assert made.row("verified_trials").value == 5
+    assert 0 < (trials["max_abs_error"] > 0).sum() < 60
+    if places == "activations":
+        assert ("between operators only its quantized form is kept" in made.row("left_out_tensors").detail) == quantized
+    whole = Measured(case, tmp_path / "whole", trials=60, places=places, segmented=False)
+    assert_frame_equal(whole.trials.drop("max_abs_error"), trials.drop("max_abs_error"))
+    assert "verified_trials" not in whole.metrics()
+
+
+def test_what_a_draw_of_activations_selects(make_study_case, tmp_path):
+    case = make_study_case(small_cnn())
+    given = {"places": "activations", "trials": 30, "shard": 7}
+    made = Measured(case, tmp_path / "jobs", **given, ops=("Relu", "Add"), depth=(1, 2), bits=(30, 31))
+    assert set(made.trials["tensor"]) == {"@activation/sum", "@activation/r2"}
+    assert set(made.trials["bit"]) == {30, 31}
+    again = Measured(
+        case, tmp_path / "again", **given | {"shard": 500}, ops=("Relu", "Add"), depth=(1, 2), bits=(30, 31)
+    )
+    assert_frame_equal(again.trials, made.trials)
+    with pytest.raises(InputError, match="no stored bit is selected"):
+        Measured(case, tmp_path / "none", places="activations", roles=("weight",))
+
+
+def test_faults_in_the_file_are_processes_of_their_own(make_study_case, tmp_path):
+    case = make_study_case(small_cnn())
+    made = Measured(case, tmp_path / "jobs", trials=25, places="artefact", kind="random_value")
+    assert [len(stage) for stage in made.stages] == [1]  # every trial is a full rebuild already
+    trials = made.trials
+    assert set(trials["tensor"]) == {"@artefact"}
+    assert trials["element"].max() < case.subject.build.model.stat().st_size
+    ends = {end: made.row("processes", end=end).value for end in ("ok", "refused", "crash", "timeout")}
+    assert sum(ends.values()) == 25
+    assert ends["refused"] > 0
+    assert made.row("due_rate").value == pytest.approx(trials["n_due"].mean() / 12)
+    assert made.row("due_rate").value >= (25 - ends["ok"]) / 25
+    assert {row.condition for row in made.analysis.rows if "role" in row.condition} == {'{"role": "artefact"}'}
+
+
+def test_a_build_of_several_files_is_no_artefact(make_study_case, tmp_path):
+    case = make_study_case(small_cnn())
+    (case.subject.build.folder / "model.onnx.data").write_bytes(b"numbers")
+    with pytest.raises(InputError, match=r"2 files \(model.onnx, model.onnx.data\)"):
+        Measured(case, tmp_path / "jobs", places="artefact")
+
+
+def test_a_list_may_name_every_kind_of_place(make_study_case, tmp_path):
+    model = small_cnn()
+    case = make_study_case(model)
+    rows = [
+        ("@activation/r1", 100, 30, "flip", 1, 0),
+        ("w2", 5, 30, "flip", 1, 0),
+        ("@artefact", 0, 0, "random_value", 1, 255),
+        ("@activation/x", 63, 31, "stuck_at_1", 1, 0),
+        ("b1", 0, 30, "burst", 4, 0),
+    ]
+    listed = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    numbers = deployed(case.subject.build.model).numbers(set(listed["tensor"]))
+    write_faults(tmp_path / "list.csv", listed, numbers)
+    assert pl.read_csv(tmp_path / "list.csv")["format"].to_list() == [
+        "float32",
+        "float32",
+        "uint8",
+        "float32",
+        "float32",
+    ]
+    made = Measured(case, tmp_path / "jobs", faults=str(tmp_path / "list.csv"))
+    assert [len(stage) for stage in made.stages] == [3, 1]
+    assert made.trials.select(list(SCHEMA)).rows() == rows
+    assert made.trials["n_due"][2] == 12
+    assert made.row("verified_trials").value == 4
+    for row, trial in zip(rows, made.trials.iter_rows(named=True), strict=True):
+        if not row[0].startswith("@"):
+            golden, out = oracle(case, model, made.trials.filter(pl.col("trial") == trial["trial"]))
+            finite = np.isfinite(out).all(axis=1)
+            assert trial["n_due"] == (~finite).sum()
+            assert trial["n_changed"] == (finite & (out.argmax(axis=1) != golden.argmax(axis=1))).sum()
+
+
+def test_a_runtime_that_changes_no_number_gives_no_rates(make_study_case, broken, tmp_path):
+    made = Measured(make_study_case(small_cnn(), backend="rigid"), tmp_path / "jobs", trials=3)
+    (row,) = made.analysis.rows
+    assert (row.metric, row.status) == ("sdc_rate", "unavailable")
+    assert "this runtime cannot change a number once it is compiled" in row.detail
+    between = Measured(made.case, tmp_path / "between", trials=3, places="activations")  # which changes none
+    assert between.row("verified_trials").value == 3
+
+
 # Faults that end the worker
 
 
 @pytest.fixture
 def broken(monkeypatch):
     """Makes the backends of a module of the tests known by their names."""
-    for name in ("crashing", "forgetful", "stained", "dying"):
+    for name in ("crashing", "forgetful", "stained", "dying", "rigid"):
         point = EntryPoint(name, f"worker.crashing_backend:{name.capitalize()}Backend", "hwbench.backends")
         monkeypatch.setitem(backends._points, name, point)
 
@@ -347,6 +451,7 @@ def dataset(folder: Path, labels: bool, task: str = "classification") -> Dataset
         ({"only_correct": True}, False, True, DataError, "data.npz: there are no labels, and only_correct counts only"),
         ({"only_correct": True, "tolerance": 0.1}, True, False, InputError, "leave only_correct out"),
         ({}, True, False, InputError, "say which error counts as a changed answer, with --tolerance"),
+        ({"tolerance": 0.1}, True, True, InputError, "to which --tolerance means nothing; leave it out"),
         ({"faults": "no/such.csv"}, True, True, InputError, "no/such.csv: cannot be read: No such file"),
     ],
 )
@@ -362,6 +467,9 @@ def test_what_data_or_task_cannot_give_is_refused_before_anything_runs(
     [
         ({"trials": 0}, "greater than 0"),
         ({"trials": 5, "faults": "list.csv"}, "give one of them"),
+        ({"faults": "list.csv", "places": "inputs"}, "a list names its faults itself; leave places out, or the list"),
+        ({"faults": "list.csv", "bits": (0, 3)}, "leave bits out"),
+        ({"places": "elsewhere"}, "'stored'"),
         ({"kind": "melt"}, "'flip'"),
         ({"width": 0}, "greater than or equal to 1"),
         ({"roles": ("weights",)}, "'weight'"),

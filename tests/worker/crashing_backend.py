@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 from hwbench_onnxruntime import OnnxRuntimeBackend
 from hwbench_onnxruntime.session import OnnxRuntimeSession
 
 from hwbench.backend import Array, Feeds, ModelSource, Session
+from hwbench.errors import UnsupportedError
 
 DEADLY = np.float32(1e30)
 
@@ -85,3 +88,36 @@ class DyingBackend(CrashingBackend):
 
     name: ClassVar[str] = "dying"
     session_type: ClassVar[type[OnnxRuntimeSession]] = DyingSession
+
+
+class MoodySession(OnnxRuntimeSession):
+    """Does what the first letter of the producer's name says: hang, kill itself, want memory; or dies of external data."""
+
+    def _load_impl(self, source: ModelSource) -> None:
+        model = onnx.load(source, load_external_data=False)
+        external = onnx.external_data_helper.uses_external_data
+        if model.producer_name[0] == "k" or any(external(tensor) for tensor in model.graph.initializer):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while model.producer_name[0] == "h":
+            time.sleep(1)
+        if model.producer_name[0] == "m":
+            np.ones(1 << 40)
+        super()._load_impl(source)
+
+
+class MoodyBackend(CrashingBackend):
+    """See `MoodySession`."""
+
+    name: ClassVar[str] = "moody"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = MoodySession
+
+
+class RigidBackend(OnnxRuntimeBackend):
+    """Compiles nothing whose numbers are to be changed."""
+
+    name: ClassVar[str] = "rigid"
+
+    def _session_impl(self, options: Any, mutable: Sequence[str]) -> Session:
+        if mutable:
+            raise UnsupportedError("this runtime cannot change a number once it is compiled")
+        return super()._session_impl(options, mutable)

@@ -200,7 +200,7 @@ def test_segments_and_full_rebuilds_count_the_same(tmp_path):
     ]
     np.testing.assert_array_equal(runs[0].counts, runs[1].counts)
     np.testing.assert_array_equal(runs[0].max_abs_error, runs[1].max_abs_error)
-    assert runs[1].checks == {"segmented": False, "reason": "", "rebuilt": 60}
+    assert runs[1].checks == {"segmented": False, "reason": "", "rebuilt": 60, "untold": 0}
 
 
 def test_a_graph_of_a_fixed_batch_counts_as_one_of_any(tmp_path):

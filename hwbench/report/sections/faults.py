@@ -22,7 +22,8 @@ _MARGINS = {
     "confidence_10": "SDC, confidence down >\u00a010\u00a0%",
     "confidence_20": "SDC, confidence down >\u00a020\u00a0%",
 }
-_CHECKS = ("golden_max_abs_diff", "verified_trials", "rebuilt_trials")
+_CHECKS = ("golden_max_abs_diff", "verified_trials", "rebuilt_trials", "untold_trials", "left_out_tensors")
+_ENDS = {"ok": "Ran", "refused": "Refused", "crash": "Died", "timeout": "Hung"}
 _FIELDS = {
     "float32": "Bits 0 to 22 are the mantissa, 23 to 30 the exponent, 31 the sign.",
     "float16": "Bits 0 to 9 are the mantissa, 10 to 14 the exponent, 15 the sign.",
@@ -40,11 +41,11 @@ def section(view: View) -> Section | None:
         return None
     by_tensor = [chart for profile in view.profiles for chart in _by_tensor(view, profile)]
     return Section(
-        "Single faults in the stored model",
-        "One fault at a time in a stored number of the deployed build, compared with the fault-free output on the same "
-        "inputs. Silent data corruption (SDC): the output is finite but the answer is another. Detected (DUE): the "
-        "output is NaN or infinite, or the run died. Rates are over pairs of fault and input; n counts what stands "
-        "behind each.",
+        "Single faults in the build",
+        "One fault at a time in the deployed build, compared with the fault-free output on the same inputs: in a stored "
+        "number, or where the name begins with @ in a tensor between operators, an input or a byte of the file. Silent "
+        "data corruption (SDC): the output is finite but the answer is another. Detected (DUE): the output is NaN or "
+        "infinite, or the run died. Rates are over pairs of fault and input; n counts what stands behind each.",
         (*by_tensor, *_by_bit(view)),
         tuple(table for table in (_roles(view), _checks(view)) if table.rows),
         first=(_overall(view),),
@@ -69,7 +70,7 @@ def _overall(view: View) -> Table:
             if head is not None and head.status != "ok":
                 figures[0] = figure_cell(head)  # with the reason why
             body.append((Cell(profile, profile=profile), *figures))
-    return Table(("Profile", *asked), tuple(body), "Over all stored bits")
+    return Table(("Profile", *asked), tuple(body), "Over all bits that faults were drawn from")
 
 
 def _by_tensor(view: View, profile: str) -> Iterator[Chart]:
@@ -198,7 +199,7 @@ def _roles(view: View) -> Table:
         )
         for profile, role in sdc
     )
-    return Table(("Profile", "Role", *rates), body, "By role of the stored number", numeric=False)
+    return Table(("Profile", "Role", *rates), body, "By role of the number", numeric=False)
 
 
 def _checks(view: View) -> Table:
@@ -208,6 +209,15 @@ def _checks(view: View) -> Table:
         for profile in view.profiles
         for metric in _CHECKS
         if (row := view.row(profile, _STUDY, metric)) is not None
+    )
+    body += tuple(
+        (
+            Cell(row.profile, profile=row.profile),
+            Cell(f"{_ENDS.get(str(setting['end']), setting['end'])}, of {row.n} processes"),
+            Cell(value_text(row)),
+            Cell(row.detail),
+        )
+        for setting, row in view.where(_STUDY, "processes", "end")
     )
     return Table(("Profile", "Check", "Figure", "What that means"), body, "Checks of the campaign", numeric=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hwbench.backend import Array, Backend, Feeds, Session
+from hwbench.backend import Array, Backend, Session
 from hwbench.errors import HwbenchError
+from hwbench.faults import names
 from hwbench.faults.fault import Fault, in_channel
-from hwbench.npy import NpyWriter, rows
+from hwbench.npy import rows
 from hwbench.topk import topk
+from hwbench.worker.chunks import Chunks, identical
 from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer, precisions
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobContext
+from hwbench.worker.rebuilds import Rebuilds
 
 LOST = "lost"
 
@@ -43,25 +46,30 @@ def run(job: JobContext) -> dict[str, Any]:
     ``"lost"`` stands for a trial that gives nothing: what such a one counts.
 
     Returns:
-        ``checks``: how the segmented golden output compares with the whole build's, before and after, and the ``reason`` where
-        trials that lie in a layer were run by a full rebuild nevertheless. Array ``counts``: int64,
-        one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Array ``max_abs_error``: float64 per trial.
+        ``checks``: how the segmented golden output compares with the whole build's, before and after; the ``reason`` where
+        trials that lie in a layer were run by a full rebuild nevertheless; how many could not be told even so (``untold``).
+        Array ``counts``: int64, one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Array ``max_abs_error``: float64
+        per trial.
     """
     faults = [Fault(*fault) for fault in job.params["faults"]]
     campaign = _Campaign(job, faults)
     if job.variants:
         for name in job.variants:
             job.start(name)
-            trial = campaign.lost() if name == LOST else campaign.rebuilt([int(name)])
+            trial = 0 if name == LOST else int(name)
+            if name == LOST:
+                campaign.rebuilds.lost(trial)
+            else:
+                campaign.rebuilds.run([trial])
             counts, error = campaign.outcomes.counts[trial], campaign.outcomes.max_abs_error[trial]
             job.done(name, {"counts": counts.tolist(), "max_abs_error": float(error) if np.isfinite(error) else None})
         return {}
     checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": ""}
     if campaign.left:
-        campaign.rebuilt(campaign.left)
+        campaign.rebuilds.run(campaign.left)
     job.save("counts", campaign.outcomes.counts)
     job.save("max_abs_error", campaign.outcomes.max_abs_error)
-    return {"checks": {**checks, "rebuilt": len(campaign.left)}}
+    return {"checks": {**checks, "rebuilt": len(campaign.left), "untold": len(campaign.rebuilds.untold)}}
 
 
 @dataclass
@@ -71,15 +79,19 @@ class _Work:
     Attributes:
         lanes: Those that change one channel.
         whole: Those for which all channels are computed.
+        between: Those in the tensor that stands in the place of a layer.
     """
 
     lanes: list[LaneFault] = field(default_factory=list)
     whole: list[int] = field(default_factory=list)
+    between: list[int] = field(default_factory=list)
 
-    def clear(self) -> None:
-        """Give them all up."""
-        self.lanes.clear()
-        self.whole.clear()
+    def give_up(self) -> set[int]:
+        """Take all trials away, and return them."""
+        trials = {*self.whole, *self.between, *(fault.trial for fault in self.lanes)}
+        for kind in (self.lanes, self.whole, self.between):
+            kind.clear()
+        return trials
 
 
 class _Campaign:
@@ -88,16 +100,14 @@ class _Campaign:
     def __init__(self, job: JobContext, faults: Sequence[Fault]) -> None:
         self._job, self._faults = job, faults
         params = job.params
-        self._model, self._output = Path(params["model"]), params["output"]
-        self._files = {name: Path(path) for name, path in params["inputs"].items()}
-        self._n, self._chunk = params["n"], params["chunk"]
+        self._model, self._chunks = Path(params["model"]), Chunks(params)
         self._backend: Backend = job.load_backend()
         self._stored = stored_initializers(onnx.load(self._model))
-        labels = rows(Path(params["labels"]), 0, self._n) if params["labels"] else None
+        labels = rows(Path(params["labels"]), 0, params["n"]) if params["labels"] else None
         self.outcomes = Outcomes(len(faults), params["outcome"], labels, only_correct=params["only_correct"])
+        self.rebuilds = Rebuilds(job, faults, self.outcomes, self._chunks, self._same_answers)
         self.left = list(range(len(faults)))
         self._left_over: set[int] = set()  # trials that the engine cannot tell
-        self._golden_file: Path | None = None
 
     def segmented(self) -> dict[str, Any]:
         """Run every trial that lies in a lane through the engine, after proving that its golden output is the whole build's."""
@@ -127,50 +137,6 @@ class _Campaign:
             precisions=found if set(found.values()) - {"fp32"} else {},
         )
 
-    def rebuilt(self, trials: Sequence[int]) -> int:
-        """Run trials by changing the whole build, one after the other; returns the last."""
-        names = sorted({self._faults[trial].tensor for trial in trials})
-        with self._backend.compile(self._model, self._job.options, names) as session:
-            for trial in trials:
-                self._rebuilt_trial(session, self._golden(session), trial)
-        return trials[-1]
-
-    def lost(self) -> int:
-        """Count every input as lost, for a trial whose place is returned."""
-        with self._backend.compile(self._model, self._job.options) as session:
-            golden = self._golden(session)
-        self.outcomes.clear(0)
-        for start in range(0, self._n, self._chunk):
-            expected = rows(golden, start, min(start + self._chunk, self._n))
-            self.outcomes.expect(np.array([0]), start, expected)
-            self.outcomes.lose(0, np.arange(start, start + len(expected)), expected)
-        return 0
-
-    def _rebuilt_trial(self, session: Session, golden: Path, trial: int) -> None:
-        fault = self._faults[trial]
-        self.outcomes.clear(trial)
-        faulty = fault.apply(self._stored[fault.tensor])
-        for start, feeds in self._chunks():
-            count = _count(feeds)
-            expected, inputs = rows(golden, start, start + count), np.arange(start, start + count)
-            self.outcomes.expect(np.array([trial]), start, expected)
-            made = self._faulty_outputs(session, feeds, fault.tensor, faulty)
-            if made is None or made.shape != expected.shape:
-                self.outcomes.lose(trial, inputs, expected)
-            else:
-                self.outcomes.pairs(np.full(count, trial), inputs, made, expected)
-        session.update(fault.tensor, self._stored[fault.tensor])
-
-    def _faulty_outputs(self, session: Session, feeds: Feeds, tensor: str, faulty: Array) -> Array | None:
-        """What a faulty build gives for a chunk; None where it cannot be loaded or run."""
-        try:
-            session.update(tensor, faulty)
-            return self._outputs(session, feeds)
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
-            return None
-
     def _through(
         self,
         engine: Engine,
@@ -181,9 +147,9 @@ class _Campaign:
     ) -> bool:
         """Take all inputs through the layers; False if the segmented golden output is not the whole build's."""
         first: Array | None = None
-        for start, feeds in self._chunks():
+        for start, feeds in self._chunks:
             golden = engine.start(feeds)
-            if not self._agrees(checks, golden, self._outputs(session, feeds)):
+            if not self._agrees(checks, golden, self._chunks.outputs(session, feeds)):
                 checks["reason"] = "the segmented golden output is not the whole build's"
                 return False
             for layer in layers:
@@ -191,12 +157,12 @@ class _Campaign:
                 todo = work[layer.out]
                 if first is None and (doubt := self._doubt(engine, layer, golden)):
                     checks["reason"] = doubt
-                    self._left_over |= {fault.trial for fault in todo.lanes} | set(todo.whole)
-                    todo.clear()
+                    self._left_over |= todo.give_up()
                 self._lanes(engine, layer, todo.lanes, start, golden, checks)
                 self._whole(engine, layer, todo.whole, start, golden)
+                self._between(engine, layer, todo.between, start, golden)
             first = golden if first is None else first
-        _, feeds = next(self._chunks())
+        _, feeds = next(iter(self._chunks))
         checks["golden_restored"] = first is not None and engine.start(feeds).tobytes() == first.tobytes()
         return True
 
@@ -236,6 +202,23 @@ class _Campaign:
             except HwbenchError:  # the runtime refuses it; on which inputs, a full rebuild tells
                 self._left_over.add(trial)
 
+    def _between(self, engine: Engine, tensor: LayerPlan, trials: Sequence[int], start: int, golden: Array) -> None:
+        """One chunk of the trials in a tensor between operators; inputs on which its value stays as it was are masked."""
+        value = engine.golden(tensor)
+        batch: list[tuple[Array, Array, Array]] = []
+        for at, trial in enumerate(trials, 1):
+            self.outcomes.expect(np.array([trial]), start, golden)
+            inputs, faulty = self._faults[trial].in_rows(value)
+            batch.append((np.full(len(inputs), trial), inputs, faulty))
+            if at < len(trials) and sum(len(part[1]) for part in batch) < engine.pairs:
+                continue
+            of, inputs, faulty = (np.concatenate(parts) for parts in zip(*batch, strict=True))
+            batch.clear()
+            try:
+                engine.replaced(tensor, of, inputs, faulty, self._observer(start, golden))
+            except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells
+                self._left_over.update(of.tolist())
+
     def _observer(self, start: int, golden: Array) -> Observer:
         def observe(trials: Array, inputs: Array, outputs: Array) -> None:
             self.outcomes.pairs(trials, start + inputs, outputs, golden[inputs])
@@ -246,12 +229,13 @@ class _Campaign:
         """Why trials in a layer cannot be told by its segments; empty once golden outputs have shown that they can."""
         some = np.resize([len(golden) - 1, 0], 2 if len(golden) == 3 else 3)
         try:
-            made, out = engine.alone(layer, some), engine.layer(layer, {})
+            made = engine.alone(layer, some)
+            out = engine.layer(layer, {}) if layer.layer else engine.golden(layer)
         except HwbenchError as error:
             return f"the graph cannot be cut after {layer.out!r}: {error}"
         if made is None or not self._same_answers(made, golden[some]):
             return f"the graph after {layer.out!r} does not give the same for some inputs alone"
-        if self._job.params["exact"] and not _identical(out, engine.golden(layer)):
+        if self._job.params["exact"] and not identical(out, engine.golden(layer)):
             return f"{layer.out!r} is not the same, bit for bit, where its layer is run by itself"
         return ""
 
@@ -261,10 +245,15 @@ class _Campaign:
         work = {layer.out: _Work() for layer in layers}
         left = set()
         for trial, fault in enumerate(self._faults):
-            home, array = homes.get(fault.tensor), self._stored[fault.tensor]
+            between = names.activation_of(fault.tensor)
+            if between in work:
+                work[between].between.append(trial)
+                continue
+            home = homes.get(fault.tensor)
             if home is None:
                 left.add(trial)
                 continue
+            array = self._stored[fault.tensor]
             laned = fault.tensor in home.laned and in_channel(fault, array, home.parameters[fault.tensor])
             if laned:
                 work[home.out].lanes.append(LaneFault(trial, fault.tensor, *laned))
@@ -277,52 +266,13 @@ class _Campaign:
         if golden.shape == whole.shape:
             apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
             checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
-        checks["golden_equal"] = checks["golden_equal"] and _identical(golden, whole)
+        checks["golden_equal"] = checks["golden_equal"] and identical(golden, whole)
         return self._same_answers(golden, whole)
 
     def _same_answers(self, a: Array, b: Array) -> bool:
         """Whether outputs are the same: bit for bit for integer builds, else in all that outcomes are told by."""
         if self._job.params["exact"] or a.shape != b.shape:
-            return _identical(a, b)
+            return identical(a, b)
         if self._job.params["outcome"]["kind"] == "top1":
             return np.array_equal(topk(a, 1), topk(b, 1))
         return np.allclose(a, b, rtol=0, atol=self._job.params["outcome"]["tolerance"], equal_nan=True)
-
-    def _golden(self, session: Session) -> Path:
-        """The file of the fault-free output, made when first asked for."""
-        if self._golden_file is None:
-            writer: NpyWriter | None = None
-            for _, feeds in self._chunks():
-                made = self._outputs(session, feeds)
-                writer = writer or NpyWriter(self._job.folder, made.dtype, made.shape[1:])
-                writer.append(made)
-            if writer is None:
-                raise ValueError("a campaign needs at least one input")
-            self._golden_file = writer.close().path
-        return self._golden_file
-
-    def _outputs(self, session: Session, feeds: Feeds) -> Array:
-        """The output for a chunk, in batches of the size the graph is fixed to."""
-        count = _count(feeds)
-        size = self._job.params["batch"] or count
-        parts = []
-        for start in range(0, count, size):
-            part = {name: value[start : start + size] for name, value in feeds.items()}
-            short = size - _count(part)
-            full = {name: np.concatenate([value, np.repeat(value[-1:], short, axis=0)]) for name, value in part.items()}
-            parts.append(session.run(full)[self._output][: size - short])
-        return np.concatenate(parts)
-
-    def _chunks(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        for start in range(0, self._n, self._chunk):
-            stop = min(start + self._chunk, self._n)
-            yield start, {name: rows(path, start, stop) for name, path in self._files.items()}
-
-
-def _identical(a: Array, b: Array) -> bool:
-    """Bit for bit, NaN included."""
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def _count(feeds: Feeds) -> int:
-    return len(next(iter(feeds.values())))

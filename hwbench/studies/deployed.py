@@ -1,0 +1,94 @@
+"""A deployed model, parsed once: its graph, its numbers, and every place in it that can have a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+
+from hwbench.errors import InputError
+from hwbench.faults import names
+from hwbench.faults.activations import Activations
+from hwbench.faults.cuts import GraphCutter
+from hwbench.faults.space import FaultSpace
+from hwbench.worker.perturb import stored_initializers
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Places = Literal["stored", "activations", "inputs", "artefact"]
+PLACES: tuple[Places, ...] = get_args(Places)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployed model.
+
+    Attributes:
+        path: Its file.
+        model: The model.
+        stored: Its initializers.
+        cutter: Its graph, ready to be cut.
+        space: The bits of the initializers.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    stored: Mapping[str, Array]
+    cutter: GraphCutter
+    space: FaultSpace
+
+    @cached_property
+    def activations(self) -> Activations:
+        """The tensors between operators, and the inputs."""
+        return Activations.of(self.cutter)
+
+    @cached_property
+    def artefact(self) -> FaultSpace:
+        """The bytes of the file.
+
+        Raises:
+            InputError: The build is more than one file.
+        """
+        if len(files := sorted(file.name for file in self.path.parent.glob(f"{self.path.name}*"))) > 1:
+            raise InputError(
+                f"this build is {len(files)} files ({', '.join(files)}) and faults in the artefact are those of one; "
+                "its numbers are the initializers, which need no --places"
+            )
+        return FaultSpace.of_file(names.ARTEFACT, self.path.stat().st_size)
+
+    def part(self, places: Places) -> FaultSpace:
+        """The fault space of one kind of places."""
+        if places == "stored":
+            return self.space
+        if places == "artefact":
+            return self.artefact
+        role = "input" if places == "inputs" else "activation"
+        return FaultSpace(tuple(tensor for tensor in self.activations.space.tensors if tensor.role == role))
+
+    def whole(self, listed: Collection[str]) -> FaultSpace:
+        """The fault space that a list of tensors is from."""
+        space = self.space
+        if any(names.activation_of(name) is not None for name in listed):
+            space += self.activations.space
+        return space + self.artefact if names.ARTEFACT in listed else space
+
+    def numbers(self, listed: Collection[str]) -> dict[str, Array]:
+        """Arrays of the type and size of every tensor that a list may name; the stored ones with their content."""
+        found = dict(self.stored)
+        if any(names.activation_of(name) is not None for name in listed):
+            found |= self.activations.stand_ins
+        if names.ARTEFACT in listed:
+            found[names.ARTEFACT] = np.broadcast_to(np.uint8(0), (self.artefact.size // 8,))
+        return found
+
+
+@lru_cache(maxsize=4)
+def deployed(path: Path) -> Deployed:
+    """Parse a deployed model."""
+    model = onnx.load(path)
+    stored = stored_initializers(model)
+    return Deployed(path, model, stored, GraphCutter(model), FaultSpace.of(model, stored))

@@ -1,0 +1,54 @@
+"""What a fault campaign can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hwbench.faults.fault import Kind
+from hwbench.faults.space import Role
+from hwbench.studies.base import Settings
+from hwbench.studies.deployed import Places
+
+Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+_SELECTION = ("sampler", "places", "kind", "width", "tensors", "ops", "roles", "depth", "bits")
+
+
+class FaultsSettings(Settings):
+    """What the study can be told."""
+
+    sampler: Literal["uniform", "stratified", "exhaustive"] = "uniform"
+    trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
+    ci_half_width: float | None = Field(
+        None, gt=0, lt=0.5, description="go on until the SDC rate's interval is this narrow"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1)
+    faults: str | None = Field(None, description="a CSV list of faults to replay instead of drawing them")
+    places: Places = Field(
+        "stored", description="what faults are drawn in: numbers of the file, or what is made of inputs"
+    )
+    kind: Kind = "flip"
+    width: int = Field(1, ge=1, description="bits of a burst")
+    tensors: str = Field("*", description="pattern of tensors' names")
+    ops: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    depth: Range | None = Field(None, description="first and last number of layers before the operator")
+    bits: Range | None = Field(None, description="first and last bit of each element")
+    only_correct: bool = Field(False, description="count only inputs that are right when fault-free")
+    tolerance: float | None = Field(
+        None, gt=0, description="for outputs that are no classifier's: the error that counts"
+    )
+    segmented: bool = Field(True, description="false: a full rebuild per trial")
+    shard: int = Field(500, gt=0, description="trials per job")
+    chunk: int = Field(64, gt=0, description="inputs held at a time")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FaultsSettings:
+        chosen = [name for name in ("trials", "ci_half_width", "faults") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{chosen[0]} and {chosen[1]} both say which faults to try; give one of them")
+        told = [name for name in _SELECTION if getattr(self, name) != type(self).model_fields[name].default]
+        if self.faults is not None and told:
+            raise ValueError(f"a list names its faults itself; leave {told[0]} out, or the list")
+        return self
