@@ -263,7 +263,7 @@ class GraphCutter:
             return users[0], {}
         if node.op_type == "QuantizeLinear" and node.input[0] == name:
             scale = self.constants.get(node.input[1])
-            return (users[0], {}) if scale is not None and _size(scale) == 1 else None
+            return (users[0], {}) if scale is not None and math.prod(scale.dims) == 1 else None
         if node.op_type == "Add" and others and all(other in self._derived for other in others):
             bias = self._stored(others[0])
             if bias is not None and list(bias.dims) == [channels]:
@@ -395,7 +395,3 @@ def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:
     if len(dimensions):
         dimensions[axis].Clear()
         dimensions[axis].dim_value = size
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims)

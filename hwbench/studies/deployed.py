@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -20,7 +20,6 @@ from hwbench.worker.perturb import stored_initializers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Places = Literal["stored", "activations", "inputs", "artefact"]
-PLACES: tuple[Places, ...] = get_args(Places)
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ def test_faults_in_what_a_build_makes_of_each_input(make_study_case, cnn, tmp_pa
     assert made.row("sdc_rate").value == pytest.approx(trials["n_changed"].mean() / 12)
     assert made.row("sdc_rate", role=role).value == pytest.approx(trials["n_changed"].mean() / 12)
     assert made.row("verified_trials").value == 5
-    assert 0 < (trials["max_abs_error"] > 0).sum() < 60
+    assert (trials["max_abs_error"] > 0).any()
     if places == "activations":
         assert ("between operators only its quantized form is kept" in made.row("left_out_tensors").detail) == quantized
     whole = Measured(case, tmp_path / "whole", trials=60, places=places, segmented=False)
