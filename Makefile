@@ -13,7 +13,7 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --group test --editable '.[onnxruntime,openvino,torch,sklearn,nncf,images]'
+	$(BIN)/python -m pip install --quiet --group test --editable '.[onnxruntime,openvino,torch,sklearn,nncf,images,distributed]'
 	$(BIN)/python -m pip install --quiet --no-deps tensorrt-cu13-bindings==11.4.0.106
 	touch $@
 

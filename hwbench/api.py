@@ -17,11 +17,12 @@ from hwbench.export import parse_input
 from hwbench.model import Model
 from hwbench.preparation import prepare
 from hwbench.profile import load_profile
+from hwbench.progress import Progress
 from hwbench.report.html import write_html
 from hwbench.report.junit import write_junit
 from hwbench.report.markdown import write_markdown
 from hwbench.report.pytest_benchmark import write_pytest_benchmark
-from hwbench.runner import Outcome, Progress, execute
+from hwbench.runner import Outcome, execute
 from hwbench.spec import RunSpec, make_spec
 from hwbench.store import RunDirectory
 from hwbench.table import Row, from_frame

@@ -114,6 +114,11 @@ class Build:
         return self.folder / MODEL_FILE
 
     @property
+    def files(self) -> list[str]:
+        """The deployed file and its external data."""
+        return sorted(str(path.resolve()) for path in self.folder.glob(f"{MODEL_FILE}*"))
+
+    @property
     def bytes(self) -> int:
         """Size of the deployed file and its external data."""
         return int(self.manifest["contents"]["bytes"])

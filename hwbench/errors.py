@@ -11,6 +11,7 @@
     ├── UnsupportedError        a backend cannot run this model, with the node or option at fault
     ├── UnavailableError        this machine lacks something, with the command that would help
     └── JobError                a worker's job ended otherwise than ok
+        └── TargetLostError     the machines a run needs cannot be reached any more
 
 A message says what is wrong, where, and what to do about it.
 """
@@ -86,3 +87,7 @@ class UnavailableError(HwbenchError):
 
 class JobError(HwbenchError):
     """A worker's job that a run cannot do without ended otherwise than ok."""
+
+
+class TargetLostError(JobError):
+    """The machines a run needs cannot be reached any more; the run can be resumed once they are back."""

@@ -109,6 +109,7 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     reference = Model.open(Path(spec.reference)) if spec.reference else model
     profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
+    _check_scheduler(spec, profiles)
     chosen = _studies(spec)
     with work_folder() as folder:
         data = materialise(open_source(spec.data), model.inputs, folder, task=spec.task)
@@ -197,6 +198,15 @@ def _check_names(profiles: Sequence[Profile]) -> None:
                 f"two profiles of this run are called {name!r}; rename the file of one"
                 if name != REFERENCE
                 else f"a profile cannot be called {REFERENCE!r}"
+            )
+
+
+def _check_scheduler(spec: RunSpec, profiles: Sequence[Profile]) -> None:
+    for profile in profiles:
+        if profile.target.kind == "remote" and spec.scheduler is None:
+            raise SpecError(
+                f"profile {profile.name} runs on the board {profile.target.resource!r}, which is found by a Dask scheduler; "
+                "give its address: --scheduler tcp://HOST:8786, or scheduler in the specification"
             )
 
 

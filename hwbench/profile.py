@@ -77,9 +77,18 @@ class Precision(_Section):
 class TargetSpec(_Section):
     """The machine a build runs on."""
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "remote"] = "local"
+    resource: str | None = Field(
+        None, pattern=r"^\w[\w.-]*$", description="remote only: what the board's Dask worker offers"
+    )
     memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
     cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TargetSpec:
+        if (self.kind == "remote") != (self.resource is not None):
+            raise ValueError("kind = 'remote' and resource = 'NAME' go together")
+        return self
 
     @property
     def machine(self) -> dict[str, str]:

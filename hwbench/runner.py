@@ -7,17 +7,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hwbench.backend import Availability, backends
 from hwbench.build import Build, Recipe, make_build
-from hwbench.errors import DataError, JobError, ModelError, UnavailableError
+from hwbench.errors import DataError, JobError, ModelError, TargetLostError, UnavailableError
 from hwbench.model import Model
 from hwbench.npy import NpyFile
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
+from hwbench.progress import Progress, Silent
 from hwbench.record import finite, first_record, now
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
@@ -29,38 +30,6 @@ from hwbench.worker.protocol import Job, JobResult, Limits
 
 # Inputs that tell whether labels fit what the model gives.
 _FEW = 16
-
-
-class Progress(Protocol):
-    """Who is told how a run comes along. It is only called between jobs, so that nothing runs beside a measurement."""
-
-    def plan(self, jobs: int) -> None:
-        """So many jobs are to be done."""
-
-    def step(self, text: str) -> None:
-        """Something begins, or has just ended."""
-
-    def advance(self) -> None:
-        """One job is done."""
-
-    def note(self, profile: str, status: str) -> None:
-        """A profile is finished."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def plan(self, jobs: int) -> None:
-        """Nothing."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
-
-    def note(self, profile: str, status: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +63,17 @@ def execute(
 
     Raises:
         InputError: The folder cannot be used, or the reference cannot run.
+        UnavailableError: The scheduler does not answer, or a worker of it does not fit.
+        TargetLostError: The scheduler, or its last worker, went away; the run can be resumed.
     """
-    record, progress = first_record(prepared), progress or Silent()
+    with Targets(prepared.spec.scheduler) as targets:
+        return _execute(prepared, out, targets, progress or Silent(), overwrite=overwrite, resume=resume)
+
+
+def _execute(
+    prepared: Prepared, out: Path, targets: Targets, progress: Progress, *, overwrite: bool, resume: bool
+) -> Outcome:
+    record = first_record(prepared)
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared)
     prepared = _settle_labels(prepared, next(iter(measured.values())))
@@ -106,10 +84,12 @@ def execute(
         if resume and directory.read()["state"] == "complete":
             verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]
             return Outcome(directory, from_frame(directory.table()), verdicts, {})
-        run = _Run(prepared, directory, record, progress, measured)
+        run = _Run(prepared, directory, record, progress, targets, measured)
         try:
             run.carry_out()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TargetLostError):
+                run.give_up(error)
             run.save("interrupted")
             raise
         run.save("complete")
@@ -183,12 +163,12 @@ class _Run:
     directory: RunDirectory
     record: dict[str, Any]
     progress: Progress
+    targets: Targets
     _results: dict[str, JobResult]
     verdicts: list[Verdict] = field(default_factory=list)
     timings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._targets = Targets()
         self._builds: dict[str, Future[Build]] = {}
         self._plans: list[_Plan] = []
         self._rows: dict[str, dict[str, list[Row]]] = {}
@@ -235,6 +215,13 @@ class _Run:
         self.directory.write_table(to_frame(self.rows))
         self.directory.write(self.record)
 
+    def give_up(self, reason: TargetLostError) -> None:
+        """Say of every study that is not analysed yet why it is not."""
+        for plan in self._plans:
+            missing = Analysis([plan.study.missing("error", str(reason))])
+            self._keep(plan.case.profile, plan.case.subject.build, plan.study.name, missing)
+            self.record["profiles"][plan.case.profile.name]["status"] = "error"
+
     def _reference(self) -> Subject:
         """Place the reference's build in the run and analyse what `try_reference` measured of it."""
         profile = REFERENCE_PROFILE
@@ -270,8 +257,8 @@ class _Run:
 
     def _carry_out_together(self, jobs: Sequence[Job]) -> None:
         """Run jobs that measure no time, several at once; their numbers do not depend on how many."""
-        with self._pool() as pool:
-            running = {pool.submit(self._carry_out, job): job for job in jobs}
+        with self._pool(max(self.prepared.spec.jobs, self.targets.helping)) as pool:
+            running = {pool.submit(self._carry_out, job, anywhere=True): job for job in jobs}
             for future in as_completed(running):
                 job = running[future]
                 self._results[job.key] = future.result()
@@ -280,14 +267,14 @@ class _Run:
                 self._analyse_ready()
 
     @contextmanager
-    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+    def _pool(self, threads: int) -> Iterator[ThreadPoolExecutor]:
         """Threads that wait for workers."""
-        with ThreadPoolExecutor(self.prepared.spec.jobs) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             try:
                 yield pool
             except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._targets.stop()
+                self.targets.stop()
                 raise
 
     def _analyse_ready(self) -> None:
@@ -326,7 +313,7 @@ class _Run:
     def _require(self, profile: Profile) -> None:
         """Raise `UnavailableError` unless the profile's backend and device work on its target."""
         machine = profile.target.machine
-        about = self._targets.of(machine).describe()
+        about = self.targets.of(machine).describe()
         reference, limits = backends.reference(profile.backend), Limits(timeout_s=120)
         result = self._job(Job("hwbench.worker.tasks.probe:run", backend=reference, limits=limits, machine=machine))
         if not result.ok:
@@ -346,7 +333,7 @@ class _Run:
 
     def _start_builds(self) -> None:
         """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
-        with self._pool() as pool:
+        with self._pool(self.prepared.spec.jobs) as pool:
             for profile in self.prepared.profiles:
                 try:
                     self._require(profile)
@@ -363,7 +350,7 @@ class _Run:
         return Subject(build, profile.backend, profile.full_options, profile.target.machine)
 
     def _make(self, recipe: Recipe) -> Build:
-        return make_build(recipe, self.directory.build_folder(recipe.key), self._targets.run)
+        return make_build(recipe, self.directory.build_folder(recipe.key), self.targets.run)
 
     def _job(self, job: Job) -> JobResult:
         """Run a job once: studies and profiles that ask for the same work share it."""
@@ -371,12 +358,17 @@ class _Run:
             self._results[job.key] = self._carry_out(job)
         return self._results[job.key]
 
-    def _carry_out(self, job: Job) -> JobResult:
-        """Run a job unless an interrupted run has left its result. Called from several threads."""
+    def _carry_out(self, job: Job, *, anywhere: bool = False) -> JobResult:
+        """Run a job unless an interrupted run has left its result. Called from several threads.
+
+        Args:
+            job: The work.
+            anywhere: Whether a cluster's worker may do what is for the local machine.
+        """
         folder = self.directory.jobs / job.key
         result = JobResult.load(folder)
         if result is None:
-            result = self._targets.run(job, folder)
+            result = self.targets.run(job, folder, anywhere=anywhere)
             if result.ok:
                 result.store()
         return result

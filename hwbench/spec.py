@@ -42,6 +42,10 @@ class RunSpec(BaseModel):
     jobs: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1), gt=0, description="jobs that measure no time, run at once"
     )
+    scheduler: str | None = Field(
+        None,
+        description="address of a Dask scheduler whose workers take the jobs that measure no time, and offer boards",
+    )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ import hwbench
 from hwbench import demo
 from hwbench.api import Run
 from hwbench.errors import DataError, ModelError, RunDirectoryError, SpecError, UnknownNameError
-from hwbench.runner import Silent
+from hwbench.progress import Silent
 
 BIT_FLIPS = {"rates": [1e-4, 1e-2], "draws": 3}
 NOISE = {"snr_db": [5], "impulse_rates": [0.1], "weight_sigmas": [0.05], "draws": 2}

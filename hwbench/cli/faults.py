@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.options import Json, Out, Overwrite, Quiet, Resume, listed
+from hwbench.cli.options import Json, Out, Overwrite, Quiet, Resume, Scheduler, listed
 from hwbench.cli.run import carry_out, show
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def command(
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
+    scheduler: Scheduler = None,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -93,6 +94,7 @@ def command(
         "calibration": None if calibration is None else {"source": calibration},
         "reference": reference,
         "jobs": jobs,
+        "scheduler": scheduler,
     }
     spec = make_spec(
         "faults",

@@ -16,6 +16,10 @@ Require = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Unavailable profiles (exit 3) and inconclusive verdicts (exit 4) count.")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="A Dask scheduler, tcp://HOST:PORT or tls://: its workers take the jobs that measure no time."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwbench.cli.console import console
-from hwbench.cli.options import Json, Out, Overwrite, Quiet, Require, Resume, Strict, listed
+from hwbench.cli.options import Json, Out, Overwrite, Quiet, Require, Resume, Scheduler, Strict, listed
 
 if TYPE_CHECKING:
     from hwbench.api import Run
@@ -34,6 +34,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs that measure no time, run at once; default 2.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
+    scheduler: Scheduler = None,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -63,6 +64,7 @@ def command(
         "seed": seed,
         "timeout_s": timeout,
         "jobs": jobs,
+        "scheduler": scheduler,
     }
     flags = {key: value for key, value in given.items() if value is not None}
     spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)

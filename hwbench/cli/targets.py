@@ -1,9 +1,10 @@
-"""``hwbench targets``: what this machine can enforce on a build."""
+"""``hwbench targets``: what this machine can enforce on a build, and serving as a board."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -18,6 +19,23 @@ def targets(context: typer.Context, as_json: Json = False) -> None:
     """List what limits this machine can enforce on a build, and how."""
     if context.invoked_subcommand is None:
         _list(as_json)
+
+
+@app.command("serve")
+def serve_command(
+    resource: Annotated[str, typer.Option(help="What profiles name as target.resource.")],
+    scheduler: Annotated[str, typer.Option(help="The Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.")],
+    tls_ca_file: Annotated[str, typer.Option(help="For TLS: the authority that signed the certificates, PEM.")] = "",
+    tls_cert: Annotated[str, typer.Option(help="For TLS: this machine's certificate.")] = "",
+    tls_key: Annotated[str, typer.Option(help="For TLS: its private key.")] = "",
+) -> None:
+    """Make this machine a board: a Dask worker for the jobs of profiles with target.kind = "remote" and this resource.
+
+    python -m hwbench.targets.serve does the same with a worker's dependencies only: numpy, onnx, a runtime and Dask.
+    """
+    from hwbench.targets.serve import serve
+
+    serve(resource, scheduler, ca_file=tls_ca_file, cert=tls_cert, key=tls_key)
 
 
 def _list(as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hwbench.faults.cuts import GraphCutter, Layer
 
 LANES = 64
 CHECKPOINTS = 6
+_FILES = ("advance", "lane", "layer", "rest")
 
 
 def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, output: str) -> dict[str, Any]:
@@ -94,6 +95,12 @@ def write_tensor_segments(cutter: GraphCutter, tensors: Collection[str], folder:
         )
         before = cut
     return {"checkpoints": checkpoints, "chain": chain, "layers": plans, "nodes": cutter.computing}
+
+
+def segment_files(plan: Mapping[str, Any]) -> list[str]:
+    """The files that a plan of `write_segments` or `write_tensor_segments` names."""
+    named = [*plan.get("chain", ()), *(layer[key] for layer in plan.get("layers", ()) for key in _FILES)]
+    return list(dict.fromkeys(name for name in named if name))
 
 
 class _Writer:

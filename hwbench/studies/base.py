@@ -77,6 +77,7 @@ class Subject:
             limits=Limits(timeout_s=case.timeout_s),
             exclusive=exclusive,
             identity={"model": str(self.build.manifest["sha256"]), "inputs": case.data.inputs_key},
+            files=(*self.build.files, *case.input_files.values()),
             machine=self.machine,
         )
 

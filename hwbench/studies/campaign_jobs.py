@@ -10,7 +10,7 @@ import polars as pl
 
 from hwbench.faults import names
 from hwbench.faults.listing import SCHEMA
-from hwbench.faults.segments import write_segments, write_tensor_segments
+from hwbench.faults.segments import segment_files, write_segments, write_tensor_segments
 from hwbench.studies.base import Case
 from hwbench.studies.deployed import deployed
 from hwbench.studies.faults_settings import FaultsSettings
@@ -51,13 +51,16 @@ def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
         "batch": case.model.batch,
     }
     identity = {"labels": labels.sha256 if labels is not None else ""}
+    beside = [params["labels"]] if params["labels"] else []
     if in_artefact(part):
         job = case.subject.job("artefact", case, timeout_s=case.timeout_s, **params)
         limits = Limits(timeout_s=case.timeout_s * (part.height + 2))  # every trial is a run of its own
-        return replace(job, limits=limits, identity={**job.identity, **identity, "timeout_s": ""})
+        identity |= {**job.identity, "timeout_s": ""}
+        return replace(job, limits=limits, identity=identity, files=(*job.files, *beside))
     plan = _plan(case, part) if settings.segmented else {}
     job = case.subject.job("campaign", case, plan=plan, exact=_is_integer(case), **params)
-    return replace(job, identity={**job.identity, **identity, "plan": "segmented" if plan else ""})
+    identity |= {**job.identity, "plan": "segmented" if plan else ""}
+    return replace(job, identity=identity, files=(*job.files, *beside, *segment_files(plan)))
 
 
 def alone_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:

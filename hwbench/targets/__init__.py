@@ -8,13 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hwbench.errors import UnknownNameError
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import LOCAL, Job, JobResult
+
+if TYPE_CHECKING:
+    from hwbench.targets.cluster import Cluster
 
 # Kind to its class; imported when one is opened.
-KINDS = {"local": "hwbench.targets.local:LocalTarget"}
+KINDS = {"local": "hwbench.targets.local:LocalTarget", "remote": "hwbench.targets.remote:RemoteTarget"}
 
 
 class Target(ABC):
@@ -55,7 +59,7 @@ def open_target(kind: str, **settings: Any) -> Target:
     """The target of one kind.
 
     Args:
-        kind: ``"local"``.
+        kind: ``"local"`` or ``"remote"``.
         settings: Arguments of its class.
 
     Raises:
@@ -69,11 +73,38 @@ def open_target(kind: str, **settings: Any) -> Target:
 
 
 class Targets:
-    """The targets of one run, each opened when it is first needed. May be used from several threads."""
+    """The targets of one run, each opened when it is first needed. May be used from several threads. A context manager.
 
-    def __init__(self) -> None:
+    Args:
+        scheduler: A Dask cluster's. What the local machine need not do itself goes to its workers, and boards are found by it.
+
+    Raises:
+        UnavailableError: No scheduler answers there, or a worker would give other numbers than this machine.
+    """
+
+    def __init__(self, scheduler: str | None = None) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, Target] = {}
+        self._cluster: Cluster | None = None
+        self._helpers: Target | None = None
+        if scheduler is not None:
+            from hwbench.targets.cluster import Cluster
+
+            self._cluster = Cluster(scheduler)
+            try:
+                self._helpers = self._hired()
+            except BaseException:
+                self._cluster.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
 
     def of(self, machine: Mapping[str, str]) -> Target:
         """The target of one machine.
@@ -87,15 +118,35 @@ class Targets:
         key = json.dumps(dict(machine), sort_keys=True)
         with self._lock:
             if key not in self._open:
-                self._open[key] = open_target(**machine)
+                beside: dict[str, Any] = {"cluster": self._cluster} if machine["kind"] == "remote" else {}
+                self._open[key] = open_target(**machine, **beside)
             return self._open[key]
 
-    def run(self, job: Job, folder: Path) -> JobResult:
-        """`Target.run`, on the machine that the job is for."""
+    @property
+    def helping(self) -> int:
+        """How many jobs that are for the local machine others can do at once."""
+        return sum(self._cluster.workers().values()) if self._cluster and self._helpers else 0
+
+    def run(self, job: Job, folder: Path, *, anywhere: bool = False) -> JobResult:
+        """`Target.run`, on the machine that the job is for.
+
+        Args:
+            job: The work.
+            folder: The job's own folder.
+            anywhere: Whether a cluster's worker may do what is for the local machine.
+        """
+        if anywhere and self._helpers is not None and job.machine == LOCAL:
+            return self._helpers.run(job, folder)
         return self.of(job.machine).run(job, folder)
 
     def stop(self) -> None:
         """`Target.stop`, on all of them."""
         with self._lock:
-            for target in self._open.values():
+            for target in (*self._open.values(), *([self._helpers] if self._helpers else [])):
                 target.stop()
+
+    def _hired(self) -> Target | None:
+        """A cluster's workers; none where all there is are boards, which have jobs of their own."""
+        if self._cluster is None or (not self._cluster.workers() and self._cluster.has_boards):
+            return None
+        return open_target("remote", cluster=self._cluster)

@@ -68,6 +68,8 @@ class Job:
             of them is started again after it, so that a crash costs that variant alone.
         identity: Content hashes that stand for the files named in ``params``, so that equal work has an equal key
             wherever its files lie; keys of ``params`` whose values are paths, to those hashes.
+        files: The files that ``params`` name, and those that must lie beside them (external data): what travels to another
+            machine. Strings of ``params`` that are equal to one of them are what is renamed there.
         machine: Where it is to run: the arguments of `hwbench.targets.open_target`.
     """
 
@@ -79,6 +81,7 @@ class Job:
     exclusive: bool = False
     variants: tuple[str, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
 
     @property

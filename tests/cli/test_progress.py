@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from hwbench.cli.progress import LiveProgress
-from hwbench.runner import Progress, Silent
+from hwbench.progress import Progress, Silent
 
 
 def tell(progress: Progress) -> None:

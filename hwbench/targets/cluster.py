@@ -1,0 +1,177 @@
+"""A Dask cluster as hwbench sees it: which workers there are, files sent to one of them, what a job left fetched from it.
+
+Dask itself pickles what it sends, and whoever reaches a scheduler can run code on its workers: on a network that others use,
+take ``tls://``. The certificates come from Dask's own configuration (``distributed.comm.tls``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hwbench import __version__
+from hwbench.errors import UnavailableError
+
+CHUNK = 4 * 2**20  # bytes in one message
+CONNECT_S = 10.0
+_FRESH_S = 0.5
+DISTRIBUTION = "hwbench-ml"
+
+
+class WorkerGoneError(Exception):
+    """A Dask worker went away while it was spoken to; never leaves `hwbench.targets`."""
+
+
+class Cluster:
+    """The workers behind one scheduler. May be used from several threads.
+
+    Args:
+        address: The scheduler's, e.g. ``tcp://host:8786``.
+
+    Raises:
+        UnavailableError: Dask is not installed, or no scheduler answers there.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise UnavailableError(
+                "a scheduler needs Dask, which is not installed", "pip install 'hwbench-ml[distributed]'"
+            ) from None
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is told by us
+        self.address = address
+        self._lock = threading.Lock()
+        self._looked = -math.inf
+        self._found: Mapping[str, Any] = {}
+        self._uploads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        try:
+            self.client = Client(address, timeout=CONNECT_S, set_as_default=False, name="hwbench")
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise UnavailableError(
+                f"no Dask scheduler answers at {address}: {error}",
+                "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out",
+            ) from None
+
+    def close(self) -> None:
+        """Part from the scheduler."""
+        self.client.close()
+
+    def workers(self, resource: str = "") -> dict[str, int]:
+        """Address to number of threads, of the workers that offer a resource, or of those that offer none.
+
+        Raises:
+            WorkerGoneError: The scheduler does not answer.
+        """
+        with self._lock:  # many threads ask, and each answer tells of every worker
+            if time.monotonic() - self._looked > _FRESH_S:
+                try:
+                    self._found = self.client.scheduler_info(n_workers=-1)["workers"]
+                except (OSError, RuntimeError) as error:
+                    raise WorkerGoneError(str(error)) from error
+                self._looked = time.monotonic()
+            return {
+                address: int(about["nthreads"])
+                for address, about in self._found.items()
+                if (resource in about["resources"] if resource else not about["resources"])
+            }
+
+    @property
+    def has_boards(self) -> bool:
+        """Whether there are workers that offer a resource."""
+        self.workers()
+        return any(about["resources"] for about in self._found.values())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler still answers."""
+        return bool(self.client.status == "running")
+
+    def call(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of `hwbench.targets.board` on one worker, beside the job that runs there.
+
+        Raises:
+            WorkerGoneError: It does not answer.
+        """
+        try:
+            return self.client.run(function, *arguments, workers=[address])[address]
+        except (OSError, KeyError) as error:  # KeyError: the scheduler has just struck it off
+            raise WorkerGoneError(f"{address}: {error}") from error
+
+    def require_version(self, addresses: Iterable[str]) -> None:
+        """Hold the workers' hwbench against ours: an older one may lack what `hwbench.targets.board` is made of.
+
+        Raises:
+            UnavailableError: With both versions.
+        """
+        for address in addresses:
+            try:
+                found = self.call(address, metadata.version, DISTRIBUTION)
+            except metadata.PackageNotFoundError:
+                found = "none"
+            if found != __version__:
+                raise UnavailableError(
+                    f"the Dask worker at {address} has hwbench {found}, this machine {__version__}",
+                    f"on that machine: pip install {DISTRIBUTION}=={__version__}, and start the worker again",
+                )
+
+    def send(self, address: str, files: Mapping[str, Path]) -> None:
+        """Send files to one worker, those of them that it lacks.
+
+        Args:
+            address: The worker's.
+            files: Hash to file.
+
+        Raises:
+            WorkerGoneError: It does not answer.
+        """
+        from hwbench.targets import board
+
+        with self._uploads[address]:  # several jobs want the same files at first
+            for digest in self.call(address, board.lacking, list(files)):
+                upload, size = uuid.uuid4().hex, files[digest].stat().st_size
+                with files[digest].open("rb") as file:
+                    for offset in range(0, max(size, 1), CHUNK):
+                        last = offset + CHUNK >= size
+                        self.call(address, board.receive, upload, digest, file.read(CHUNK), last)
+
+    def fetch(self, address: str, job: str, sizes: Mapping[str, int], folder: Path) -> None:
+        """Fetch what a job left on a worker, into a folder.
+
+        Raises:
+            WorkerGoneError: The worker does not answer.
+            ValueError: A name leads out of the folder.
+        """
+        from hwbench.targets import board
+
+        for name, size in sizes.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{address}: a job's file is called {name!r}")
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for offset in range(0, size, CHUNK):
+                    file.write(self.call(address, board.read, job, name, offset, CHUNK))
+        self.call(address, board.forget, job)
+
+
+def content_hash(path: str) -> str:
+    """SHA-256 of a file, computed once for as long as it does not change."""
+    status = Path(path).stat()
+    return _content_hash(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _content_hash(path: str, state: tuple[int, int]) -> str:  # noqa: ARG001  what makes another file of it
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
