@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,7 @@ class LocalTarget(Target):
         try:
             descriptor = os.pidfd_open(process.pid)
             try:
-                poll = select.poll()  # one sleep in the kernel until the end or the time limit
-                poll.register(descriptor, select.POLLIN)
-                timed_out = not poll.poll(timeout_s * 1000)
+                timed_out = not _ends(descriptor, folder / PROGRESS_FILE, timeout_s)
             finally:
                 os.close(descriptor)
         finally:
@@ -145,6 +144,28 @@ class LocalTarget(Target):
             )
             self._running.add(process.pid)
         return process
+
+
+def _ends(descriptor: int, progress: Path, timeout_s: float) -> bool:
+    """Sleep in the kernel until a process ends, or takes longer than the limit since its start or its last progress.
+
+    Args:
+        descriptor: The process's.
+        progress: The file to which it adds what it begins and finishes.
+        timeout_s: The limit.
+
+    Returns:
+        Whether it has ended.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    start, left = time.time(), timeout_s
+    while not poll.poll(left * 1000):
+        last = max(start, progress.stat().st_mtime) if progress.exists() else start
+        left = min(timeout_s, last + timeout_s - time.time())
+        if left <= 0:
+            return False
+    return True
 
 
 def _job_file(job: Job, variants: Sequence[str]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from hwbench.errors import HwbenchError, UnavailableError
 def serve(resource: str, scheduler: str, *, ca_file: str = "", cert: str = "", key: str = "") -> None:
     """Become a Dask worker that offers a resource; does not return.
 
-    One thread, so that one job runs at a time. Dask restarts the worker where it dies, and does not watch its memory: a job's own
-    caps are hwbench's.
+    One thread, so that one job runs at a time. Dask restarts the worker where it dies, and leaves its memory alone: hwbench
+    enforces each job's own cap.
 
     Args:
         resource: What profiles name as ``target.resource``.
@@ -37,13 +37,11 @@ def serve(resource: str, scheduler: str, *, ca_file: str = "", cert: str = "", k
 
 def command(resource: str, scheduler: str, *, ca_file: str = "", cert: str = "", key: str = "") -> list[str]:
     """The command line that `serve` becomes."""
-    tls = [
-        part for flag, value in (("ca-file", ca_file), ("cert", cert), ("key", key)) if value for part in (flag, value)
-    ]
-    tls = [f"--tls-{part}" if at % 2 == 0 else str(Path(part).absolute()) for at, part in enumerate(tls)]
+    tls = {"--tls-ca-file": ca_file, "--tls-cert": cert, "--tls-key": key}
+    given = [part for flag, value in tls.items() if value for part in (flag, str(Path(value).absolute()))]
     return [
         *(sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler),
-        *("--resources", f"{resource}=1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard", *tls),
+        *("--resources", f"{resource}=1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard", *given),
     ]
 
 

@@ -45,7 +45,8 @@ class Limits:
     Attributes:
         memory_mib: Cap on its memory, in MiB.
         cpu_quota: Processor time it may use per second of wall time, in cores.
-        timeout_s: Wall time after which a worker is killed, in seconds; one that goes on after it has as much again.
+        timeout_s: Wall time after which a worker is killed, in seconds, from its start or from when it last began or finished
+            a variant: how many variants a job has is no reason to fail one of them.
     """
 
     memory_mib: int | None = None

@@ -121,6 +121,14 @@ def test_a_variant_that_dies_costs_that_variant_alone(tmp_path):
     ]
 
 
+def test_the_time_limit_is_each_variants_own(tmp_path):
+    names = ("slow1", "slow2", "slow3", "hang", "slow4")
+    result = run("variants", tmp_path, {"seconds": 4}, variants=names, limits=Limits(timeout_s=9))
+    assert result.data["variants"].keys() == {"slow1", "slow2", "slow3", "slow4"}
+    assert result.failed == {"hang": ("timeout", "took longer than 9 s")}
+    assert len((tmp_path / "workers").read_text().splitlines()) == 2  # the one that hung, and the one after it
+
+
 def test_worker_that_dies_before_its_first_variant_fails_them_all(tmp_path):
     result = run("dies_loading", tmp_path, variants=("a", "b"))
     assert result.status == "crash"

@@ -95,6 +95,8 @@ def variants(job):
             segfault(job)
         elif name == "hang":
             sleeps(job)
+        elif name.startswith("slow"):
+            time.sleep(job.params["seconds"])
         elif name == "raise":
             raises(job)
         elif name == "memory":
