@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hwbench.studies import Interim
 
 
 class Progress(Protocol):
@@ -16,6 +20,9 @@ class Progress(Protocol):
 
     def advance(self) -> None:
         """One job is done."""
+
+    def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
+        """A part of something long is done; ``interim`` tells how far it is, which may take a moment to compute."""
 
     def note(self, profile: str, status: str) -> None:
         """A profile is finished."""
@@ -31,6 +38,9 @@ class Silent:
         """Nothing."""
 
     def advance(self) -> None:
+        """Nothing."""
+
+    def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
         """Nothing."""
 
     def note(self, profile: str, status: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,11 @@ class _Plan:
     settings: Any
     jobs: Mapping[str, Job]
 
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return f"{self.case.profile.name}: {self.study.name}"
+
 
 @dataclass
 class _Run:
@@ -190,7 +196,7 @@ class _Run:
             self.progress.plan(len(wanted))
             self._carry_out_together([job for job in wanted if not job.exclusive])
             for job in (job for job in wanted if job.exclusive):
-                self.progress.step(_title(job, self._plans))
+                self.progress.step(self._plan_of(job).title)
                 self._job(job)
                 self.progress.advance()
                 self._analyse_ready()
@@ -262,9 +268,19 @@ class _Run:
             for future in as_completed(running):
                 job = running[future]
                 self._results[job.key] = future.result()
-                self.progress.step(_title(job, self._plans))
+                self.progress.step(self._plan_of(job).title)
                 self.progress.advance()
+                self._tell(self._plan_of(job))
                 self._analyse_ready()
+
+    def _tell(self, plan: _Plan) -> None:
+        """Have a study say how far it is."""
+        done = {label: self._results[job.key] for label, job in plan.jobs.items() if job.key in self._results}
+        self.progress.figures(plan.title, partial(plan.study.progress, plan.case, plan.settings, done))
+
+    def _plan_of(self, job: Job) -> _Plan:
+        """The first of the plans that a job is for."""
+        return next(plan for plan in self._plans if any(other.key == job.key for other in plan.jobs.values()))
 
     @contextmanager
     def _pool(self, threads: int) -> Iterator[ThreadPoolExecutor]:
@@ -382,11 +398,3 @@ class _Run:
         self.timings.update(analysis.timings)
         for kind, table in analysis.parts.items():
             self.directory.write_part(kind, profile.name, table)
-
-
-def _title(job: Job, plans: Sequence[_Plan]) -> str:
-    """What a job is for, in words."""
-    for plan in plans:
-        if any(other.key == job.key for other in plan.jobs.values()):
-            return f"{plan.case.profile.name}: {plan.study.name}"
-    return job.task

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+if TYPE_CHECKING:
+    from hwbench.studies import Interim
+
+_TERMINAL_S, _LOG_S = 1.0, 30.0  # between two tellings of figures
+_SHARE = 20  # times as long as it takes to compute them, at least
+_WINDOW = 10  # tellings that the rate is taken over
 
 _MARKS = {"ok": "✓", "unavailable": "–"}
 
@@ -22,8 +33,8 @@ class LiveProgress:
         self._console = Console(stderr=True, quiet=quiet)
         # auto_refresh would redraw from a thread while a job measures.
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False, table_column=Column()),  # may take several lines
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self._console,
@@ -31,6 +42,10 @@ class LiveProgress:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._quiet = quiet
+        self._told: dict[str, deque[tuple[float, int]]] = {}
+        self._said: dict[str, str] = {}
+        self._begun = self._next = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -45,6 +60,7 @@ class LiveProgress:
 
     def plan(self, jobs: int) -> None:
         """So many jobs are to be done."""
+        self._begun, self._told = time.monotonic(), {}
         if self._task is None:
             self._task = self._bar.add_task("", total=0)
         self._bar.update(self._task, total=(self._bar.tasks[self._task].total or 0) + jobs)
@@ -55,7 +71,7 @@ class LiveProgress:
             if self._task is None:
                 self._console.print(text, highlight=False, markup=False)
             else:
-                self._bar.update(self._task, description=text)
+                self._bar.update(self._task, description=self._said.get(text, text))
                 self._bar.refresh()
 
     def advance(self) -> None:
@@ -63,6 +79,47 @@ class LiveProgress:
         if self._task is not None:
             self._bar.advance(self._task)
 
+    def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
+        """A part of something long is done: the bar's text, or now and then a line."""
+        start = time.monotonic()
+        if self._quiet or start < self._next:
+            return
+        found, now = interim(), time.monotonic()
+        if found is None:
+            return
+        self._next = now + max(_TERMINAL_S if self._console.is_terminal else _LOG_S, _SHARE * (now - start))
+        told = self._told.setdefault(title, deque([(self._begun, 0)], _WINDOW))
+        told.append((now, found.done))
+        text = f"{title}: {describe(found, told[0][1], told[-1][0] - told[0][0])}"
+        self._said[title] = text
+        if self._console.is_terminal:
+            self.step(title)
+        else:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def note(self, profile: str, status: str) -> None:
         """A profile is finished."""
         self._console.print(f"{_MARKS.get(status, '✗')} {profile} ({status})", highlight=False, markup=False)
+
+
+def describe(interim: Interim, before: int, seconds: float) -> str:
+    """How far something is, how fast it goes, and how long it will take.
+
+    Args:
+        interim: Where it stands.
+        before: How many units were done some time ago.
+        seconds: How long ago.
+    """
+    parts = [f"{interim.done:,} of {interim.total:,} {interim.unit}"]
+    if interim.done > before and seconds > 0:
+        rate = (interim.done - before) / seconds
+        parts += [f"{rate:,.3g}/s", f"{_duration((interim.total - interim.done) / rate)} left"]
+    return ", ".join([*parts, interim.said] if interim.said else parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -168,6 +168,23 @@ class Analysis:
     files: Sequence[Path] = ()
 
 
+@dataclass(frozen=True)
+class Interim:
+    """How far a study has come.
+
+    Attributes:
+        done: Units of work that are done.
+        total: Those that are planned so far.
+        unit: What they are, in the plural.
+        said: The figures so far, in words; empty if there are none.
+    """
+
+    done: int
+    total: int
+    unit: str
+    said: str
+
+
 class Study(ABC):
     """One kind of measurement: two functions without side effects.
 
@@ -204,6 +221,10 @@ class Study(ABC):
     def extend(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> dict[str, Job]:
         """Further jobs, decided on by the results so far; none when there is enough to analyse."""
         return {}
+
+    def progress(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Interim | None:
+        """How far the study is, by the results so far; None where its jobs are all there is to count."""
+        return None
 
     def tolerated(self) -> frozenset[str]:
         """Labels of jobs whose bad end is itself a result."""

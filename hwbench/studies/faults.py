@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults
 from hwbench.faults.sampler import Results, Sampler
 from hwbench.faults.sampling import Exhaustive, Stratified, Uniform
 from hwbench.faults.space import FaultSpace
-from hwbench.studies.base import Analysis, Case, Study
+from hwbench.stats import Estimate
+from hwbench.stats.campaign import bounded_mean
+from hwbench.studies.base import Analysis, Case, Interim, Study
 from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
 from hwbench.studies.campaign_rows import campaign_rows, verification_rows
 from hwbench.studies.deployed import deployed
@@ -148,6 +150,10 @@ class FaultsStudy(Study):
         sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
         return {"verify": shard_job(case, rebuilt, sample)} if sample.height else {}
 
+    def progress(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Interim:
+        """Trials, and the SDC rate so far."""
+        return interim(list(self._stages(case, settings, results)), settings.confidence)
+
     def measure(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """As `Study.measure`, but that shards which died count through their trials run alone."""
         kept = {name: result for name, result in results.items() if f"alone-{name}" not in results}
@@ -176,9 +182,15 @@ class FaultsStudy(Study):
         )
 
     def _campaign(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Campaign:
-        """How far a campaign has come: it is followed stage by stage, each decided on by the results of those before."""
+        """How far a campaign has come."""
+        *_, last = self._stages(case, settings, results)
+        return last
+
+    def _stages(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Iterator[Campaign]:
+        """A campaign after each of its stages, which are decided on by the results of those before."""
         if settings.faults is not None:
-            return Campaign.empty(None).followed(case, settings, 0, _listed(case, Path(settings.faults)), results)
+            yield Campaign.empty(None).followed(case, settings, 0, _listed(case, Path(settings.faults)), results)
+            return
         space = _space(case, settings)
         campaign, stage = Campaign.empty(_sampler(space, settings, case.seed)), 0
         while campaign.sampler is not None and not campaign.wanted:
@@ -187,7 +199,7 @@ class FaultsStudy(Study):
                 break
             drawn = _drawn(space, more, campaign.asked(), case.seed, settings)
             campaign, stage = campaign.followed(case, settings, stage, drawn, results), stage + 1
-        return campaign
+            yield campaign
 
     def _disagreement(self, case: Case, campaign: Campaign, results: Mapping[str, JobResult]) -> str | None:
         """What is wrong with the campaign, in words: a trial that a full rebuild tells otherwise, or faults left behind."""
@@ -207,6 +219,24 @@ class FaultsStudy(Study):
             f"{len(wrong)} of {sample.height} trials run again by a full rebuild had another outcome, the first in "
             f"{first['tensor']!r}, element {first['element']}, bit {first['bit']}; run with segmented = false"
         )
+
+
+def interim(stages: Sequence[Campaign], level: float) -> Interim:
+    """What a campaign says of itself before it is over.
+
+    Where every trial stands for equally many faults, its figure is that of the trials that are done; otherwise, what the
+    sampler makes of the last stage that is complete.
+    """
+    last = stages[-1]
+    done = last.counts[:, 0] > 0
+    figure: Estimate | None = None
+    if isinstance(last.sampler, Stratified):
+        complete = [campaign for campaign in stages if not campaign.wanted]
+        figure = last.sampler.estimate(complete[-1].results()).overall.sdc if complete else None
+    elif done.any():
+        figure = bounded_mean(last.counts[done, 1] / last.counts[done, 0], 0.0, 1.0, level)
+    said = f"SDC {figure.value:.3%} [{figure.low:.3%}, {figure.high:.3%}]" if figure is not None else ""
+    return Interim(int(done.sum()), last.trials.height, "trials", said)
 
 
 def _space(case: Case, settings: FaultsSettings, listed: Collection[str] = ()) -> FaultSpace:

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from hwbench.cli.progress import LiveProgress
+from hwbench.cli.progress import LiveProgress, describe
 from hwbench.progress import Progress, Silent
+from hwbench.studies import Interim
 
 
 def tell(progress: Progress) -> None:
@@ -44,6 +45,56 @@ def test_on_a_terminal_it_draws_a_bar_and_no_thread_beside_a_measurement(capsys,
     assert "cpu-fp32: accuracy" in err
     assert "2/2" in err
     assert "✓ cpu-fp32 (ok)" in err
+
+
+def some(done):
+    return lambda: Interim(done, 2000, "trials", "SDC 1.000% [0.500%, 2.000%]")
+
+
+def test_on_a_pipe_figures_are_a_line_now_and_then(capsys):
+    with LiveProgress() as progress:
+        progress.plan(4)
+        progress.figures("cpu-fp32: accuracy", lambda: None)
+        for done in (500, 1000, 1500):
+            progress.figures("cpu-fp32: faults", some(done))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1  # the others came too soon after it
+    assert lines[0].startswith("cpu-fp32: faults: 500 of 2,000 trials, ")
+    assert lines[0].endswith(" left, SDC 1.000% [0.500%, 2.000%]")
+
+
+def test_on_a_terminal_figures_stay_while_the_study_goes_on(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with LiveProgress() as progress:
+        progress.plan(2)
+        progress.figures("cpu-fp32: faults", some(500))
+        capsys.readouterr()
+        progress.step("cpu-fp32: faults")
+        progress.advance()
+    assert "500 of 2,000 trials" in capsys.readouterr().err
+
+
+def test_figures_are_not_computed_for_nobody():
+    def fail():
+        raise AssertionError
+
+    LiveProgress(quiet=True).figures("cpu-fp32: faults", fail)
+    Silent().figures("cpu-fp32: faults", fail)
+
+
+@pytest.mark.parametrize(
+    ("done", "before", "seconds", "text"),
+    [
+        (500, 0, 10, "500 of 2,000 trials, 50/s, 30 s left"),
+        (1500, 1400, 200, "1,500 of 2,000 trials, 0.5/s, 16 min 40 s left"),
+        (1, 0, 4, "1 of 2,000 trials, 0.25/s, 2 h 13 min left"),
+        (0, 0, 10, "0 of 2,000 trials"),
+    ],
+)
+def test_rate_and_remaining_time(done, before, seconds, text):
+    assert describe(Interim(done, 2000, "trials", ""), before, seconds) == text
 
 
 @pytest.mark.parametrize("listener", [Silent(), LiveProgress(quiet=True)])

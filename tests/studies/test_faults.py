@@ -24,7 +24,7 @@ from hwbench.faults.listing import SCHEMA, write_faults
 from hwbench.metrics import TASKS
 from hwbench.model import Model
 from hwbench.profile import load_profile
-from hwbench.studies import Analysis, Case, Subject
+from hwbench.studies import Analysis, Case, Interim, Subject
 from hwbench.studies.deployed import deployed
 from hwbench.studies.faults import FaultsSettings, FaultsStudy
 from hwbench.table import Row
@@ -358,6 +358,36 @@ def test_a_runtime_that_changes_no_number_gives_no_rates(make_study_case, broken
 
 
 # Faults that end the worker
+
+
+def test_progress_counts_trials_and_tells_the_rate_of_those_that_are_done(make_study_case, cnn, tmp_path):
+    settings = {"trials": 24, "shard": 8, "roles": ("weight",)}
+    made = Measured(make_study_case(cnn), tmp_path / "jobs", **settings)
+    study, given = FaultsStudy(), FaultsSettings(**settings)
+    assert study.progress(made.case, given, {}) == Interim(0, 24, "trials", "")
+    first = made.stages[0][0]
+    part = study.progress(made.case, given, {first: made.results[first]})
+    assert (part.done, part.total) == (8, 24)
+    counts = made.results[first].array("counts")
+    assert part.said.startswith(f"SDC {(counts[:, 1] / counts[:, 0]).mean():.3%} [")
+    whole, row = study.progress(made.case, given, made.results), made.row("sdc_rate")
+    assert (whole.done, whole.total) == (24, 24)
+    assert whole.said.startswith(f"SDC {row.value:.3%} [")
+
+
+def test_progress_of_a_stratified_campaign_tells_its_last_complete_stage(make_study_case, cnn, tmp_path):
+    settings = {"trials": 40, "sampler": "stratified", "segmented": False}
+    made = Measured(make_study_case(cnn), tmp_path / "jobs", **settings)
+    study, given = FaultsStudy(), FaultsSettings(**settings)
+    assert len(made.stages) == 2
+    pilot = {label: made.results[label] for label in made.stages[0]}
+    assert study.progress(made.case, given, {}).said == ""
+    told = study.progress(made.case, given, pilot)
+    assert (told.done, told.total) == (10, 40)
+    assert told.said.startswith("SDC ")
+    row = made.row("sdc_rate")
+    last = f"SDC {row.value:.3%} [{row.ci_low:.3%}, {row.ci_high:.3%}]"
+    assert study.progress(made.case, given, made.results).said == last != told.said
 
 
 @pytest.fixture
