@@ -67,7 +67,8 @@ def execute(
         UnavailableError: The scheduler does not answer, or a worker of it does not fit.
         TargetLostError: The scheduler, or its last worker, went away; the run can be resumed.
     """
-    with Targets(prepared.spec.scheduler) as targets:
+    boards = any(profile.target.kind == "remote" for profile in prepared.profiles)
+    with Targets(prepared.spec.scheduler, boards=boards) as targets:
         return _execute(prepared, out, targets, progress or Silent(), overwrite=overwrite, resume=resume)
 
 

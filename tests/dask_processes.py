@@ -16,6 +16,7 @@ from typing import Any
 from hwbench.targets import serve
 
 DEADLINE_S = 90.0
+TASKS = Path(__file__).parent / "worker"  # sample_tasks, which the workers of the workers import
 
 
 class Processes:
@@ -32,7 +33,7 @@ class Processes:
     def scheduler(self, *flags: str) -> tuple[str, subprocess.Popen[bytes]]:
         """A scheduler; its address and process."""
         file = self.folder / f"scheduler-{len(self._started)}.json"
-        arguments = ["--port", "0", "--no-dashboard", "--scheduler-file", str(file), *flags]
+        arguments = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), *flags]
         process = self.start([sys.executable, "-P", "-m", "distributed.cli.dask_scheduler", *arguments])
         until(file.exists)
         return json.loads(file.read_text())["address"], process
@@ -50,7 +51,7 @@ class Processes:
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Any process."""
-        path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), *sys.path]))
+        path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(TASKS), *sys.path]))
         scratch = {"DASK_TEMPORARY_DIRECTORY": str(self.folder), "PYTHONPATH": path}
         with (self.folder / f"process-{len(self._started)}.log").open("wb") as log:
             process = subprocess.Popen(

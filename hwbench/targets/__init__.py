@@ -77,12 +77,13 @@ class Targets:
 
     Args:
         scheduler: A Dask cluster's. What the local machine need not do itself goes to its workers, and boards are found by it.
+        boards: Whether some jobs are for boards: the cluster need then have no other workers.
 
     Raises:
         UnavailableError: No scheduler answers there, or a worker would give other numbers than this machine.
     """
 
-    def __init__(self, scheduler: str | None = None) -> None:
+    def __init__(self, scheduler: str | None = None, *, boards: bool = False) -> None:
         self._lock = threading.Lock()
         self._open: dict[str, Target] = {}
         self._cluster: Cluster | None = None
@@ -92,7 +93,8 @@ class Targets:
 
             self._cluster = Cluster(scheduler)
             try:
-                self._helpers = self._hired()
+                if self._cluster.workers() or not boards:
+                    self._helpers = open_target("remote", cluster=self._cluster)
             except BaseException:
                 self._cluster.close()
                 raise
@@ -144,9 +146,3 @@ class Targets:
         with self._lock:
             for target in (*self._open.values(), *([self._helpers] if self._helpers else [])):
                 target.stop()
-
-    def _hired(self) -> Target | None:
-        """A cluster's workers; none where all there is are boards, which have jobs of their own."""
-        if self._cluster is None or (not self._cluster.workers() and self._cluster.has_boards):
-            return None
-        return open_target("remote", cluster=self._cluster)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import re
 import threading
 import time
 import uuid
@@ -50,6 +51,10 @@ class Cluster:
                 "a scheduler needs Dask, which is not installed", "pip install 'hwbench-ml[distributed]'"
             ) from None
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is told by us
+        if not re.fullmatch(r"(tcp|tls)://\S+:\d+", address):
+            raise UnavailableError(
+                f"{address!r} is no scheduler's address", "it has the form tcp://HOST:PORT or tls://HOST:PORT"
+            )
         self.address = address
         self._lock = threading.Lock()
         self._looked = -math.inf
@@ -57,7 +62,7 @@ class Cluster:
         self._uploads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         try:
             self.client = Client(address, timeout=CONNECT_S, set_as_default=False, name="hwbench")
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError) as error:  # ValueError, TypeError: TLS is not, or wrongly, configured
             raise UnavailableError(
                 f"no Dask scheduler answers at {address}: {error}",
                 "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out",
@@ -77,20 +82,18 @@ class Cluster:
             if time.monotonic() - self._looked > _FRESH_S:
                 try:
                     self._found = self.client.scheduler_info(n_workers=-1)["workers"]
-                except (OSError, RuntimeError) as error:
-                    raise WorkerGoneError(str(error)) from error
+                except (
+                    OSError,
+                    RuntimeError,
+                    KeyError,
+                ) as error:  # KeyError: what Dask knows of a lost scheduler is nothing
+                    raise WorkerGoneError(f"the scheduler at {self.address} does not answer") from error
                 self._looked = time.monotonic()
             return {
                 address: int(about["nthreads"])
                 for address, about in self._found.items()
                 if (resource in about["resources"] if resource else not about["resources"])
             }
-
-    @property
-    def has_boards(self) -> bool:
-        """Whether there are workers that offer a resource."""
-        self.workers()
-        return any(about["resources"] for about in self._found.values())
 
     @property
     def connected(self) -> bool:

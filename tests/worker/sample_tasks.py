@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -107,3 +108,28 @@ def variants(job):
 
 def dies_loading(job):
     segfault(job)
+
+
+def reads(job):
+    """What lies in the files it is given, where they lie, and everything beside the first."""
+    files = [Path(path) for path in job.params["files"]]
+    job.save("bytes", np.frombuffer(b"".join(path.read_bytes() for path in files), dtype=np.uint8))
+    beside = sorted(path.name for path in files[0].parent.iterdir())
+    return {"sizes": [path.stat().st_size for path in files], "beside": beside, "name": job.params["name"]}
+
+
+def where(job):
+    return {"board": os.environ.get("BOARD"), "dask_worker": os.getppid()}
+
+
+def waits(job):
+    """Ends when a file is there; tells who waits in another."""
+    Path(job.params["began"]).write_text(str(os.getppid()))
+    while not Path(job.params["go"]).exists():
+        time.sleep(0.05)
+    return {"dask_worker": os.getppid()}
+
+
+def kills_its_parent(job):
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dask
+import numpy as np
+import onnx
+import pytest
+from dask_processes import processes, until
+from models import small_cnn
+
+import hwbench
+from hwbench.errors import SpecError, UnavailableError
+from hwbench.profile import load_profile
+from hwbench.targets import Targets, serve
+from hwbench.worker.protocol import Job
+
+A, B = {"kind": "remote", "resource": "board-a"}, {"kind": "remote", "resource": "board-b"}
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory):
+    """Two boards of different resources; the scheduler's address."""
+    with processes(tmp_path_factory.mktemp("dask")) as started:
+        address, _ = started.scheduler()
+        for name in ("a", "b"):
+            started.board(f"board-{name}", address, BOARD=name)
+        with Targets(address, boards=True) as targets:
+            for machine in (A, B):
+                until(lambda wanted=machine: opened(targets, wanted))
+        yield address
+
+
+def opened(targets, machine):
+    try:
+        return targets.of(machine)
+    except UnavailableError:
+        return None
+
+
+def test_each_job_goes_to_the_board_it_is_for(boards, tmp_path):
+    with Targets(boards, boards=True) as targets:
+        found = [
+            targets.run(Job("sample_tasks:where", machine=machine), tmp_path / "job").data for machine in (A, B, A)
+        ]
+        here = targets.run(Job("sample_tasks:where"), tmp_path / "job", anywhere=True).data
+        assert targets.helping == 0
+        about = targets.of(A).describe()
+    assert [one["board"] for one in found] == ["a", "b", "a"]
+    assert here == {"board": None, "dask_worker": os.getpid()}  # boards do not do what is for the local machine
+    assert about["resource"] == "board-a"
+    assert about["host"]["cores_logical"] == os.cpu_count()
+    assert about["packages"]["numpy"] == np.__version__
+
+
+def test_a_resource_nobody_offers_is_unavailable_with_the_command_that_helps(boards):
+    with Targets(boards, boards=True) as targets, pytest.raises(UnavailableError) as raised:
+        targets.of({"kind": "remote", "resource": "jetson"})
+    assert raised.value.reason == f"no worker offers resource 'jetson' at {boards}"
+    assert raised.value.hint == f"start it with: hwbench targets serve --resource jetson --scheduler {boards}"
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A model, data, and a profile of each board."""
+    onnx.save(small_cnn(), tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((12, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=np.full(12, 2))
+    for name, limits in (("a", "memory_mib = 512"), ("b", ""), ("none", "")):
+        target = f'[target]\nkind = "remote"\nresource = "board-{name}"\n{limits}\n'
+        (tmp_path / f"on-{name}.toml").write_text(f'extend = "cpu-int8"\n{target}')
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_study_runs_on_the_boards_and_gives_their_figures(boards, case):
+    run = hwbench.run(
+        case / "model.onnx",
+        data=case / "data.npz",
+        profiles=["cpu-int8", *(str(case / f"on-{name}.toml") for name in ("a", "b", "none"))],
+        studies=["accuracy", "coverage", "latency", "memory", "faults"],
+        settings={"latency": {"samples": 50}, "memory": {"runs": 2}, "faults": {"trials": 20, "shard": 10}},
+        scheduler=boards,
+        out=case / "run",
+    )
+    here, a, b = ([row for row in run.rows if row.profile == name] for name in ("cpu-int8", "on-a", "on-b"))
+    assert {row.status for row in (*here, *a, *b)} == {"ok"}
+    numeric = [
+        {(row.study, row.metric, row.condition): row.value for row in rows if row.study != "latency"}
+        for rows in (here, b)
+    ]
+    assert {key: value for key, value in numeric[0].items() if key[1] != "peak_mib"} == {
+        key: value for key, value in numeric[1].items() if key[1] != "peak_mib"
+    }
+    assert any(row.metric == "p50_ms" and row.value > 0 for row in a)
+    assert any(json.loads(row.condition) == {"cap_mib": 512} for row in a)
+    entries = run.record["profiles"]
+    assert "machine" not in entries["cpu-int8"]["ran"]
+    assert [entries[f"on-{name}"]["ran"]["machine"]["resource"] for name in ("a", "b")] == ["board-a", "board-b"]
+    assert entries["on-a"]["ran"]["machine"]["host"] == run.record["host"]
+    assert (entries["on-none"]["status"], entries["on-none"]["detail"]) == (
+        "unavailable",
+        f"no worker offers resource 'board-none' at {boards}",
+    )
+    assert {row.status for row in run.rows if row.profile == "on-none"} == {"unavailable"}
+
+
+def test_a_board_takes_a_scheduler(case):
+    with pytest.raises(SpecError, match=r"on-a runs on the board 'board-a'.*give its address: --scheduler"):
+        hwbench.run(case / "model.onnx", data=case / "data.npz", profiles=[str(case / "on-a.toml")], out=case / "run")
+    assert not (case / "run").exists()
+
+
+@pytest.mark.parametrize("target", ['kind = "remote"', 'resource = "a"', 'kind = "remote"\nresource = "a b"'])
+def test_targets_that_contradict_themselves(tmp_path, target):
+    (tmp_path / "p.toml").write_text(f'extend = "cpu-fp32"\n[target]\n{target}\n')
+    with pytest.raises(hwbench.HwbenchError, match="target"):
+        load_profile(str(tmp_path / "p.toml"))
+
+
+@pytest.mark.slow
+def test_a_board_that_vanishes_is_tried_again_and_then_unavailable(tmp_path):
+    with processes(tmp_path) as started:
+        address, _ = started.scheduler()
+        process = started.board("board-a", address)
+        with Targets(address, boards=True) as targets:
+            target = until(lambda: opened(targets, A))
+            target._patience_s = 4.0
+            first = targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job")
+            os.kill(first.data["dask_worker"], signal.SIGKILL)  # its nanny starts another
+            again = until(lambda: targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job"))
+            assert again.data["dask_worker"] != first.data["dask_worker"]
+            started.kill(process)
+            result = targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job")
+    assert result.status == "unavailable"
+    assert result.detail.startswith(f"no worker offers resource 'board-a' at {address} (start it with: hwbench targets")
+
+
+@pytest.mark.slow
+def test_a_board_with_an_older_hwbench_is_refused_with_both_versions(tmp_path):
+    old = tmp_path / "path" / "hwbench_ml-0.0.9.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: hwbench-ml\nVersion: 0.0.9\n")
+    with processes(tmp_path) as started:
+        address, _ = started.scheduler()
+        started.board("board-a", address, PYTHONPATH=str(tmp_path / "path"))
+        with Targets(address, boards=True) as targets:
+            until(lambda: targets._cluster.workers("board-a"))
+            said = (
+                f"has hwbench 0.0.9, this machine {hwbench.__version__} .*pip install hwbench-ml=={hwbench.__version__}"
+            )
+            with pytest.raises(UnavailableError, match=said):
+                targets.of(A)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+def test_tls(tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    flags = ("--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key))
+    client = {"ca-file": str(cert), "client.cert": str(cert), "client.key": str(key)}
+    own = dask.config.set({f"distributed.comm.tls.{name}": value for name, value in client.items()})
+    with processes(tmp_path) as started, own:
+        address, _ = started.scheduler(*flags)
+        assert address.startswith("tls://")
+        started.board("board-a", address, *flags, BOARD="secret")
+        with Targets(address, boards=True) as targets:
+            until(lambda: opened(targets, A))
+            assert targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job").data["board"] == "secret"
+
+
+def test_serving_takes_a_workers_dependencies_only():
+    code = (
+        "import sys, hwbench.targets.serve, hwbench.targets.board; "
+        "print([name for name in ('pydantic', 'polars', 'scipy', 'typer', 'rich', 'onnx_ir', 'altair') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_command_of_a_board():
+    found = serve.command("jetson", "tls://h:1", ca_file="/ca.pem", key="key.pem")
+    assert found[3:5] == ["distributed.cli.dask_worker", "tls://h:1"]
+    assert "jetson=1" in found
+    assert found[-4:] == ["--tls-ca-file", "/ca.pem", "--tls-key", str(Path.cwd() / "key.pem")]
