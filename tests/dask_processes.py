@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.targets import serve
+from hwbench.targets.cluster import Cluster
 
 DEADLINE_S = 90.0
 TASKS = Path(__file__).parent / "worker"  # sample_tasks, which the workers of the workers import
@@ -59,6 +60,12 @@ class Processes:
             )
         self._started.append(process)
         return process
+
+    def wait_for_workers(self, scheduler: str, *resources: str) -> None:
+        """Until there is a worker for each resource; one without any where none is named."""
+        opened = Cluster(scheduler)
+        until(lambda: all(opened.workers(resource) for resource in resources or ("",)))
+        opened.close()
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """End one, and what it has started."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -12,29 +11,33 @@ import dask
 import numpy as np
 import onnx
 import pytest
-from dask_processes import processes, until
+from dask_processes import DEADLINE_S, processes, until
 from models import small_cnn
 
 import hwbench
 from hwbench.errors import SpecError, UnavailableError
 from hwbench.profile import load_profile
 from hwbench.targets import Targets, serve
-from hwbench.worker.protocol import Job
+from hwbench.worker.protocol import Job, Limits
 
 A, B = {"kind": "remote", "resource": "board-a"}, {"kind": "remote", "resource": "board-b"}
 
 
 @pytest.fixture(scope="module")
-def boards(tmp_path_factory):
-    """Two boards of different resources; the scheduler's address."""
-    with processes(tmp_path_factory.mktemp("dask")) as started:
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dask")
+    with processes(folder) as started:
         address, _ = started.scheduler()
         for name in ("a", "b"):
             started.board(f"board-{name}", address, BOARD=name)
-        with Targets(address, boards=True) as targets:
-            for machine in (A, B):
-                until(lambda wanted=machine: opened(targets, wanted))
-        yield address
+        started.wait_for_workers(address, "board-a", "board-b")
+        yield started, address
+
+
+@pytest.fixture(scope="module")
+def boards(running):
+    """Two boards of different resources; the scheduler's address."""
+    return running[1]
 
 
 def opened(targets, machine):
@@ -68,47 +71,49 @@ def test_a_resource_nobody_offers_is_unavailable_with_the_command_that_helps(boa
 
 @pytest.fixture
 def case(tmp_path):
-    """A model, data, and a profile of each board."""
+    """A model, data, and two profiles of boards."""
     onnx.save(small_cnn(), tmp_path / "model.onnx")
     x = np.random.default_rng(0).standard_normal((12, 1, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x, y=np.full(12, 2))
-    for name, limits in (("a", "memory_mib = 512"), ("b", ""), ("none", "")):
-        target = f'[target]\nkind = "remote"\nresource = "board-{name}"\n{limits}\n'
+    for name in ("a", "none"):
+        target = f'[target]\nkind = "remote"\nresource = "board-{name}"\nmemory_mib = 512\n'
         (tmp_path / f"on-{name}.toml").write_text(f'extend = "cpu-int8"\n{target}')
     return tmp_path
 
 
 @pytest.mark.slow
-def test_every_study_runs_on_the_boards_and_gives_their_figures(boards, case):
+def test_a_run_on_a_board_gives_the_boards_figures(boards, case):
     run = hwbench.run(
         case / "model.onnx",
         data=case / "data.npz",
-        profiles=["cpu-int8", *(str(case / f"on-{name}.toml") for name in ("a", "b", "none"))],
-        studies=["accuracy", "coverage", "latency", "memory", "faults"],
-        settings={"latency": {"samples": 50}, "memory": {"runs": 2}, "faults": {"trials": 20, "shard": 10}},
+        profiles=["cpu-int8", str(case / "on-a.toml"), str(case / "on-none.toml")],
+        studies=["accuracy", "latency"],
+        settings={"latency": {"samples": 50}},
         scheduler=boards,
         out=case / "run",
     )
-    here, a, b = ([row for row in run.rows if row.profile == name] for name in ("cpu-int8", "on-a", "on-b"))
-    assert {row.status for row in (*here, *a, *b)} == {"ok"}
-    numeric = [
-        {(row.study, row.metric, row.condition): row.value for row in rows if row.study != "latency"}
-        for rows in (here, b)
+    here, there = ([row for row in run.rows if row.profile == name] for name in ("cpu-int8", "on-a"))
+    assert {row.status for row in (*here, *there)} == {"ok"}
+    figures = [
+        {(row.metric, row.condition): (row.value, row.ci_low, row.detail) for row in rows if row.study == "accuracy"}
+        for rows in (here, there)
     ]
-    assert {key: value for key, value in numeric[0].items() if key[1] != "peak_mib"} == {
-        key: value for key, value in numeric[1].items() if key[1] != "peak_mib"
-    }
-    assert any(row.metric == "p50_ms" and row.value > 0 for row in a)
-    assert any(json.loads(row.condition) == {"cap_mib": 512} for row in a)
+    assert figures[0] == figures[1]
+    assert any(row.metric == "p50_ms" and row.value > 0 for row in there)
     entries = run.record["profiles"]
     assert "machine" not in entries["cpu-int8"]["ran"]
-    assert [entries[f"on-{name}"]["ran"]["machine"]["resource"] for name in ("a", "b")] == ["board-a", "board-b"]
+    assert entries["on-a"]["ran"]["machine"]["resource"] == "board-a"
     assert entries["on-a"]["ran"]["machine"]["host"] == run.record["host"]
-    assert (entries["on-none"]["status"], entries["on-none"]["detail"]) == (
-        "unavailable",
-        f"no worker offers resource 'board-none' at {boards}",
-    )
+    said = f"no worker offers resource 'board-none' at {boards}"
+    assert (entries["on-none"]["status"], entries["on-none"]["detail"]) == ("unavailable", said)
     assert {row.status for row in run.rows if row.profile == "on-none"} == {"unavailable"}
+
+
+def test_limits_are_enforced_on_the_board(boards, tmp_path, with_cgroups):
+    job = Job("sample_tasks:allocates", {"mib": 400}, limits=Limits(memory_mib=200), machine=A)
+    with Targets(boards, boards=True) as targets:
+        result = targets.run(job, tmp_path / "job")
+    assert (result.status, result.usage["cap_mib"]) == ("oom", 200)
 
 
 def test_a_board_takes_a_scheduler(case):
@@ -125,38 +130,36 @@ def test_targets_that_contradict_themselves(tmp_path, target):
 
 
 @pytest.mark.slow
-def test_a_board_that_vanishes_is_tried_again_and_then_unavailable(tmp_path):
-    with processes(tmp_path) as started:
-        address, _ = started.scheduler()
-        process = started.board("board-a", address)
-        with Targets(address, boards=True) as targets:
-            target = until(lambda: opened(targets, A))
-            target._patience_s = 4.0
-            first = targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job")
-            os.kill(first.data["dask_worker"], signal.SIGKILL)  # its nanny starts another
-            again = until(lambda: targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job"))
-            assert again.data["dask_worker"] != first.data["dask_worker"]
-            started.kill(process)
-            result = targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job")
+def test_a_board_that_vanishes_is_tried_again_and_then_unavailable(running, tmp_path):
+    started, address = running
+    process = started.board("board-c", address)
+    machine = {**A, "resource": "board-c"}
+    job = Job("sample_tasks:where", machine=machine)
+    with Targets(address, boards=True) as targets:
+        target = until(lambda: opened(targets, machine))
+        first = targets.run(job, tmp_path / "job")
+        os.kill(first.data["dask_worker"], signal.SIGKILL)  # its nanny starts another
+        target._patience_s = DEADLINE_S
+        assert targets.run(job, tmp_path / "job").data["dask_worker"] != first.data["dask_worker"]
+        started.kill(process)
+        target._patience_s = 1.0
+        result = targets.run(job, tmp_path / "job")
     assert result.status == "unavailable"
-    assert result.detail.startswith(f"no worker offers resource 'board-a' at {address} (start it with: hwbench targets")
+    assert result.detail.startswith(f"no worker offers resource 'board-c' at {address} (start it with: hwbench targets")
 
 
 @pytest.mark.slow
-def test_a_board_with_an_older_hwbench_is_refused_with_both_versions(tmp_path):
+def test_a_board_with_an_older_hwbench_is_refused_with_both_versions(running, tmp_path):
     old = tmp_path / "path" / "hwbench_ml-0.0.9.dist-info"
     old.mkdir(parents=True)
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: hwbench-ml\nVersion: 0.0.9\n")
-    with processes(tmp_path) as started:
-        address, _ = started.scheduler()
-        started.board("board-a", address, PYTHONPATH=str(tmp_path / "path"))
-        with Targets(address, boards=True) as targets:
-            until(lambda: targets._cluster.workers("board-a"))
-            said = (
-                f"has hwbench 0.0.9, this machine {hwbench.__version__} .*pip install hwbench-ml=={hwbench.__version__}"
-            )
-            with pytest.raises(UnavailableError, match=said):
-                targets.of(A)
+    started, address = running
+    started.board("board-old", address, PYTHONPATH=str(tmp_path / "path"))
+    with Targets(address, boards=True) as targets:
+        until(lambda: targets._cluster.workers("board-old"))
+        said = f"has hwbench 0.0.9, this machine {hwbench.__version__} .*pip install hwbench-ml=={hwbench.__version__}"
+        with pytest.raises(UnavailableError, match=said):
+            targets.of({**A, "resource": "board-old"})
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from dask_processes import plain, processes, until
 
 from hwbench.errors import TargetLostError, UnavailableError
-from hwbench.targets import board, cluster, open_target
+from hwbench.targets import board, cluster, open_target, remote
 from hwbench.targets.board import Depot
 from hwbench.targets.cluster import Cluster, content_hash
 from hwbench.targets.remote import RemoteTarget
@@ -166,7 +166,8 @@ def test_stop_kills_what_runs_there_and_refuses_more(workers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(tmp_path):
+def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     with processes(tmp_path) as started:
         address, scheduler = started.scheduler()
         started.worker(address, "--nanny")
@@ -176,7 +177,7 @@ def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(
             target = RemoteTarget(opened)
             result = target.run(Job("sample_tasks:kills_its_parent"), tmp_path / "job")
             assert result.status == "crash"
-            assert "4 times its Dask worker went away" in result.detail
+            assert "2 times its Dask worker went away" in result.detail
             started.kill(scheduler)
             with pytest.raises(TargetLostError, match=f"the scheduler at {address} went away.*--resume"):
                 target.run(Job("sample_tasks:ok", {"numbers": []}), tmp_path / "job")
