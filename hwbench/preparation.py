@@ -71,6 +71,11 @@ class Prepared:
         """Whether the task is classification."""
         return all(metric.k for metric in self.metrics)
 
+    @property
+    def has_boards(self) -> bool:
+        """Whether a profile runs on a board."""
+        return any(profile.target.kind == "remote" for profile in self.profiles)
+
     def recipe(self, profile: Profile, model: Model) -> Recipe:
         """What to make for one profile."""
         needs = profile.precision.needs_calibration

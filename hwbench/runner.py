@@ -67,8 +67,7 @@ def execute(
         UnavailableError: The scheduler does not answer, or a worker of it does not fit.
         TargetLostError: The scheduler, or its last worker, went away; the run can be resumed.
     """
-    boards = any(profile.target.kind == "remote" for profile in prepared.profiles)
-    with Targets(prepared.spec.scheduler, boards=boards) as targets:
+    with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
         return _execute(prepared, out, targets, progress or Silent(), overwrite=overwrite, resume=resume)
 
 

@@ -28,6 +28,8 @@ NOT_RUN = [
     r"pip install 'hwbench-ml\[[\w,]+\]'",
     r"hwbench export package\.module:make_model .+",
     r"hwbench run int8\.onnx --reference fp32\.onnx .+",
+    r"dask (scheduler|worker tcp://HOST:8786 --nthreads 1)",
+    r"hwbench (faults|targets serve) .+ --scheduler tcp://HOST:8786",
 ]
 
 

@@ -16,6 +16,7 @@ from hwbench.worker.protocol import LOCAL, Job, JobResult
 
 if TYPE_CHECKING:
     from hwbench.targets.cluster import Cluster
+    from hwbench.targets.remote import RemoteTarget
 
 # Kind to its class; imported when one is opened.
 KINDS = {"local": "hwbench.targets.local:LocalTarget", "remote": "hwbench.targets.remote:RemoteTarget"}
@@ -87,14 +88,15 @@ class Targets:
         self._lock = threading.Lock()
         self._open: dict[str, Target] = {}
         self._cluster: Cluster | None = None
-        self._helpers: Target | None = None
+        self._helpers: RemoteTarget | None = None
         if scheduler is not None:
             from hwbench.targets.cluster import Cluster
+            from hwbench.targets.remote import RemoteTarget
 
             self._cluster = Cluster(scheduler)
             try:
                 if self._cluster.workers() or not boards:
-                    self._helpers = open_target("remote", cluster=self._cluster)
+                    self._helpers = RemoteTarget(self._cluster)
             except BaseException:
                 self._cluster.close()
                 raise
@@ -127,7 +129,7 @@ class Targets:
     @property
     def helping(self) -> int:
         """How many jobs that are for the local machine others can do at once."""
-        return sum(self._cluster.workers().values()) if self._cluster and self._helpers else 0
+        return self._helpers.parallel if self._helpers else 0
 
     def run(self, job: Job, folder: Path, *, anywhere: bool = False) -> JobResult:
         """`Target.run`, on the machine that the job is for.

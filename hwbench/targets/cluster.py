@@ -23,6 +23,8 @@ from typing import Any
 from hwbench import __version__
 from hwbench.errors import UnavailableError
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 4 * 2**20  # bytes in one message
 CONNECT_S = 10.0
 _FRESH_S = 0.5
@@ -95,11 +97,6 @@ class Cluster:
                 if (resource in about["resources"] if resource else not about["resources"])
             }
 
-    @property
-    def connected(self) -> bool:
-        """Whether the scheduler still answers."""
-        return bool(self.client.status == "running")
-
     def call(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of `hwbench.targets.board` on one worker, beside the job that runs there.
 
@@ -108,8 +105,45 @@ class Cluster:
         """
         try:
             return self.client.run(function, *arguments, workers=[address])[address]
-        except (OSError, KeyError) as error:  # KeyError: the scheduler has just struck it off
+        except (
+            OSError,
+            KeyError,
+            AttributeError,
+        ) as error:  # struck off; and what a client says whose scheduler is gone
             raise WorkerGoneError(f"{address}: {error}") from error
+
+    def submit(self, address: str, function: Callable[..., Any], sent: Mapping[str, Any], resource: str) -> Any:
+        """Have one worker call a function of `hwbench.targets.board` when its turn comes.
+
+        Returns:
+            Dask's future.
+
+        Raises:
+            WorkerGoneError: There is no scheduler to ask any more.
+        """
+        from distributed.client import ClosedClientError
+
+        resources = {resource: 1} if resource else None
+        try:
+            return self.client.submit(function, sent, pure=False, resources=resources, workers=[address])
+        except ClosedClientError as error:
+            raise WorkerGoneError(str(error)) from error
+
+    def cancel(self, jobs: Mapping[str, Any]) -> None:
+        """Have jobs killed wherever they run.
+
+        Args:
+            jobs: What `hwbench.targets.board.halt` knows each by, to its future.
+        """
+        from distributed.client import ClosedClientError
+
+        from hwbench.targets import board
+
+        try:
+            self.client.cancel(list(jobs.values()))
+            self.client.run(board.halt, list(jobs), on_error="ignore")
+        except (OSError, AttributeError, ClosedClientError) as error:
+            logger.warning("jobs on the cluster cannot be stopped, since its scheduler is gone: %s", error)
 
     def require_version(self, addresses: Iterable[str]) -> None:
         """Hold the workers' hwbench against ours: an older one may lack what `hwbench.targets.board` is made of.

@@ -85,14 +85,11 @@ class RemoteTarget(Target):
 
     def stop(self) -> None:
         """See `Target.stop`."""
-        from hwbench.targets import board
-
         with self._lock:
             self._stopped = True
             running = dict(self._running)
-        if running and self._cluster.connected:
-            self._cluster.client.cancel(list(running.values()))
-            self._cluster.client.run(board.halt, list(running), on_error="ignore")
+        if running:
+            self._cluster.cancel(running)
 
     def _check(self) -> dict[str, Any]:
         """Ask every worker that jobs may go to what it is.
@@ -165,6 +162,15 @@ class RemoteTarget(Target):
                 )
             time.sleep(LOOK_S)
 
+    @property
+    def parallel(self) -> int:
+        """How many jobs can be done at once.
+
+        Raises:
+            TargetLostError: The scheduler is gone.
+        """
+        return sum(self._workers().values())
+
     def _workers(self) -> Mapping[str, int]:
         try:
             return self._cluster.workers(self._resource)
@@ -201,13 +207,11 @@ class RemoteTarget(Target):
         """What `hwbench.targets.board.serve_job` says on one worker, or the ``error`` it raised."""
         from hwbench.targets import board
 
-        resources = {self._resource: 1} if self._resource else None
         with self._lock:
             if self._stopped:
                 raise KeyboardInterrupt
-            future = self._running[sent["id"]] = self._cluster.client.submit(
-                board.serve_job, sent, pure=False, resources=resources, workers=[address]
-            )
+            future = self._cluster.submit(address, board.serve_job, sent, self._resource)
+            self._running[sent["id"]] = future
         try:
             return self._wait(future, address)
         finally:

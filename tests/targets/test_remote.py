@@ -11,7 +11,7 @@ from dask_processes import plain, processes, until
 from hwbench.errors import TargetLostError, UnavailableError
 from hwbench.targets import board, cluster, open_target, remote
 from hwbench.targets.board import Depot
-from hwbench.targets.cluster import Cluster, content_hash
+from hwbench.targets.cluster import Cluster, WorkerGoneError, content_hash
 from hwbench.targets.remote import RemoteTarget
 from hwbench.worker.protocol import Job, Limits
 
@@ -166,7 +166,7 @@ def test_stop_kills_what_runs_there_and_refuses_more(workers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(tmp_path, monkeypatch):
+def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
     with processes(tmp_path) as started:
         address, scheduler = started.scheduler()
@@ -181,6 +181,15 @@ def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(
             started.kill(scheduler)
             with pytest.raises(TargetLostError, match=f"the scheduler at {address} went away.*--resume"):
                 target.run(Job("sample_tasks:ok", {"numbers": []}), tmp_path / "job")
+            until(lambda: opened.client.status == "closed")
+            with pytest.raises(TargetLostError):
+                _ = target.parallel
+            with pytest.raises(WorkerGoneError):
+                opened.call("tcp://127.0.0.1:1", os.getpid)
+            with pytest.raises(WorkerGoneError):
+                opened.submit("tcp://127.0.0.1:1", board.serve_job, {}, "")
+            opened.cancel({})
+            assert "its scheduler is gone" in caplog.text
         finally:
             opened.close()
 
