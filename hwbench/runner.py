@@ -398,3 +398,5 @@ class _Run:
         self.timings.update(analysis.timings)
         for kind, table in analysis.parts.items():
             self.directory.write_part(kind, profile.name, table)
+        for name, table in analysis.lists.items():
+            self.directory.write_list(profile.name, name, table)

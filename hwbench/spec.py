@@ -114,7 +114,7 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
         elif isinstance(section, str):
             content[key] = {"source": _beside(section, folder)}
     settings = content.get("settings")
-    for study, key in (("faults", "faults"), ("memory_errors", "table")):
+    for study, key in (("faults", "faults"), ("worst_case", "faults"), ("memory_errors", "table")):
         section = settings.get(study) if isinstance(settings, dict) else None
         if isinstance(section, dict) and isinstance(section.get(key), str):
             section[key] = _beside(section[key], folder)

@@ -122,6 +122,12 @@ class RunDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         self._replace(folder / f"part-{part:05d}.parquet", lambda partial: partial.write_bytes(_parquet(table)))
 
+    def write_list(self, profile: str, name: str, table: pl.DataFrame) -> None:
+        """Write a fault list, ``faults/<profile>/<name>.csv``."""
+        folder = self.path / "faults" / profile
+        folder.mkdir(parents=True, exist_ok=True)
+        self._replace(folder / f"{name}.csv", lambda partial: partial.write_bytes(table.write_csv().encode()))
+
     def build_folder(self, key: str) -> Path:
         """Where a build is placed."""
         return self.path / "builds" / key

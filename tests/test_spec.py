@@ -101,6 +101,9 @@ def test_paths_in_a_file_are_relative_to_it(write, tmp_path):
         data = "d.npz"
         calibration = { source = "/absolute/c.npz" }
         profiles = ["cpu-int8", "own.toml"]
+        [settings]
+        faults.faults = "list.csv"
+        worst_case.faults = "worst.csv"
     """)
     spec, folder = load_spec(path), tmp_path / "specs"
     assert spec.model == str(folder / "m.onnx")
@@ -108,6 +111,8 @@ def test_paths_in_a_file_are_relative_to_it(write, tmp_path):
     assert spec.data.source == str(folder / "d.npz")
     assert spec.calibration.source == "/absolute/c.npz"
     assert spec.profiles == ["cpu-int8", str(folder / "own.toml")]
+    assert spec.settings["faults"]["faults"] == str(folder / "list.csv")
+    assert spec.settings["worst_case"]["faults"] == str(folder / "worst.csv")
 
 
 def test_callables_are_no_paths(write, tmp_path):

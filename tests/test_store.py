@@ -55,6 +55,13 @@ def test_parts_lie_by_profile(tmp_path):
     assert pl.read_parquet(folder / "*.parquet").height == 2
 
 
+def test_fault_lists_lie_by_profile(tmp_path):
+    with RunDirectory.create(tmp_path / "run", RECORD) as directory:
+        directory.write_list("cpu-int8", "worst_case-greedy", pl.DataFrame({"tensor": ["w"], "element": [3]}))
+    assert files(tmp_path / "run" / "faults") == ["cpu-int8/worst_case-greedy.csv"]
+    assert (tmp_path / "run/faults/cpu-int8/worst_case-greedy.csv").read_text() == "tensor,element\nw,3\n"
+
+
 def test_compiled_forms_lie_beside_their_build(tmp_path):
     blob = tmp_path / "engine.bin"
     blob.write_bytes(b"compiled")

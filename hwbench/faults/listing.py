@@ -84,8 +84,13 @@ def open_list(path: Path) -> pl.DataFrame:
 
 def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) -> None:
     """Write a fault list that `read_faults` reads; ``format`` states what each tensor stores."""
+    with_formats(faults, stored).write_csv(path)
+
+
+def with_formats(faults: pl.DataFrame, stored: Mapping[str, Array]) -> pl.DataFrame:
+    """A fault list with the element type that each tensor stores."""
     formats = [stored[name].dtype.name for name in faults["tensor"]]
-    faults.select(list(SCHEMA)).with_columns(format=pl.Series(formats)).write_csv(path)
+    return faults.select(list(SCHEMA)).with_columns(format=pl.Series(formats, dtype=pl.String))
 
 
 def _fault(row: Mapping[str, str | None], where: str) -> tuple[Any, ...]:

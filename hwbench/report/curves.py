@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hwbench.report import charts
 from hwbench.report.blocks import Cell, Chart, Table, short_cell
 from hwbench.report.format import exact, metric_title
@@ -11,7 +13,9 @@ from hwbench.table import Row
 _LOG_SPAN = 50.0  # settings further apart than this factor are drawn on a logarithmic axis
 
 
-def curve(view: View, study: str, metric: str, key: str, axis: str, title: str, caption: str) -> Chart | None:
+def curve(
+    view: View, study: str, metric: str, key: str, axis: str, title: str, caption: str, **fixed: Any
+) -> Chart | None:
     """A metric over a numeric condition; None if nothing was measured.
 
     Args:
@@ -22,8 +26,9 @@ def curve(view: View, study: str, metric: str, key: str, axis: str, title: str, 
         axis: The horizontal axis's title.
         title: The chart's heading.
         caption: How to read it.
+        fixed: What else the condition holds, with these values.
     """
-    found = [(setting, row) for setting, row in view.sweep(study, metric, key) if row.profile in view.profiles]
+    found = [(setting, row) for setting, row in view.sweep(study, metric, key, **fixed) if row.profile in view.profiles]
     if not found:
         return None
     positive = [setting for setting, _ in found if setting > 0]

@@ -22,6 +22,7 @@ METRIC_TITLES = {
     "r2": "R²",
     "cosine": "Cosine similarity",
     "accuracy_drop": "Accuracy drop",
+    "loss_change": "Loss change",
     "mcnemar_p": "McNemar p-value",
     "max_abs_error": "Largest absolute error",
     "mean_abs_error": "Mean absolute error",

@@ -102,13 +102,17 @@ class View:
         failed = [row for row in mine if row.status != "ok"] if not named else []
         return next(iter([*whole, *named, *failed]), None)
 
-    def sweep(self, study: str, metric: str, key: str) -> list[tuple[float, Row]]:
-        """A metric's figures over one numeric setting, by profile and setting; rows with others are left out."""
+    def sweep(self, study: str, metric: str, key: str, **fixed: Any) -> list[tuple[float, Row]]:
+        """A metric's figures over one numeric setting, by profile and setting; rows with others than ``fixed`` are left out."""
         found = []
         for row in self.rows:
             if row.study == study and row.metric == metric and row.status == "ok" and row.value is not None:
                 setting = settings(row.condition)
-                if setting.keys() == {key} and isinstance(setting[key], int | float):
+                if (
+                    setting.keys() == {key, *fixed}
+                    and isinstance(setting[key], int | float)
+                    and fixed.items() <= setting.items()
+                ):
                     found.append((float(setting[key]), row))
         order = {name: place for place, name in enumerate((REFERENCE, *self.profiles))}
         return sorted(found, key=lambda pair: (order.get(pair[1].profile, -1), pair[0]))

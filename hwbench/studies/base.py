@@ -158,12 +158,14 @@ class Analysis:
     Attributes:
         rows: Rows of the measurement table.
         parts: Folder of the run directory (``"draws"``, ``"trials"``, ...) to a table that is stored there, by profile.
+        lists: Name to a fault list that is stored as ``faults/<profile>/<name>.csv``.
         timings: Name to the raw durations, in seconds, behind timing rows.
         files: Files that belong to the build and its options: the compiled form.
     """
 
     rows: Sequence[Row]
     parts: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    lists: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     timings: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     files: Sequence[Path] = ()
 

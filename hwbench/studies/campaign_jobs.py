@@ -41,7 +41,7 @@ def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
     """The job of a shard."""
     labels = case.data.labels
     params: dict[str, Any] = {
-        "labels": str(labels.path.resolve()) if labels is not None and case.classifies else "",
+        "labels": str(labels.path.resolve()) if labels is not None else "",
         "n": case.data.n,
         "chunk": settings.chunk,
         "output": case.output,
@@ -69,12 +69,13 @@ def alone_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
     return replace(job, variants=(LOST, *(str(at) for at in range(part.height))))
 
 
-def counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Counts of trials run one by one; one that killed its worker is DUE on every input."""
+def counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Counts, errors and changes of loss of trials run one by one; one that killed its worker is DUE on every input."""
     done = result.data["variants"]
     records = [done.get(str(trial), done[LOST]) for trial in range(n)]
     errors = [np.inf if record["max_abs_error"] is None else record["max_abs_error"] for record in records]
-    return np.array([record["counts"] for record in records]), np.array(errors)
+    losses = [np.inf if record["loss_change"] is None else record["loss_change"] for record in records]
+    return np.array([record["counts"] for record in records]), np.array(errors), np.array(losses)
 
 
 def in_artefact(part: pl.DataFrame) -> bool:

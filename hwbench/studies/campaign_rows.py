@@ -11,16 +11,19 @@ import polars as pl
 from hwbench.faults.sampler import Results, Sampler
 from hwbench.faults.sampling import Exhaustive, Uniform
 from hwbench.faults.space import FaultSpace
-from hwbench.stats import Estimate
+from hwbench.stats import Estimate, mean_interval
 from hwbench.stats.campaign import bounded_mean
 from hwbench.studies.base import Case
 from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
-from hwbench.worker.outcomes import COLUMNS
+from hwbench.worker.outcomes import COLUMNS, LEAST_PROBABILITY, MAX_LOSS
 from hwbench.worker.protocol import JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _MARGINS = {"n_top5": "top5", "n_confidence_10": "confidence_10", "n_confidence_20": "confidence_20"}
+_ENTROPY = (
+    f"cross-entropy by one fault, where outputs stay finite; probabilities below {LEAST_PROBABILITY:g} count as that"
+)
 
 
 def campaign_rows(
@@ -56,6 +59,29 @@ def campaign_rows(
             rows.append(_row("due_rate", rates.due, str(setting)))
     equal = isinstance(sampler, Uniform | Exhaustive)  # trials that all stand for equally many faults
     return rows + (list(_beside(case, level, share)) if equal else [])
+
+
+def loss_rows(case: Case, level: float, counts: Array, losses: Array, sampler: Sampler | None) -> Iterator[Row]:
+    """What one fault adds to the loss on average, over inputs whose output stays finite; none without labels.
+
+    Args:
+        case: What was measured.
+        level: Confidence level.
+        counts: The trials' counts, columns `hwbench.worker.outcomes.COLUMNS`.
+        losses: What each trial adds to the loss, summed over inputs.
+        sampler: What chose the trials, which must stand for equally many faults each; None for a list.
+    """
+    if case.data.labels is None or not (sampler is None or isinstance(sampler, Uniform | Exhaustive)):
+        return
+    finite = counts[:, 0] - counts[:, COLUMNS.index("n_due")]
+    change = losses[finite > 0] / finite[finite > 0]
+    if not len(change) or not np.isfinite(change).all():
+        return
+    if case.classifies:
+        yield row("faults", "loss_change", bounded_mean(change, -MAX_LOSS, MAX_LOSS, level), "nats", detail=_ENTROPY)
+    else:
+        figure = mean_interval(change, level, case.seed)
+        yield row("faults", "loss_change", figure, "", detail="of the mean squared error, where outputs stay finite")
 
 
 def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from hwbench.stats import Estimate
 from hwbench.stats.campaign import bounded_mean
 from hwbench.studies.base import Analysis, Case, Interim, Study
 from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
-from hwbench.studies.campaign_rows import campaign_rows, verification_rows
+from hwbench.studies.campaign_rows import campaign_rows, loss_rows, verification_rows
 from hwbench.studies.deployed import deployed
 from hwbench.studies.faults_settings import FaultsSettings
 from hwbench.table import Row, condition
@@ -49,6 +49,7 @@ class Campaign:
         trials: One line a trial, in the columns of a fault list and ``trial``.
         counts: int64 ``[trials, columns of hwbench.worker.outcomes.COLUMNS]``.
         errors: Largest absolute error of each trial.
+        losses: What each trial adds to the loss, summed over inputs.
         wanted: Jobs that must be done before anything more can be said.
         alone: Trials whose shard died, so that each was run by a full rebuild.
     """
@@ -57,6 +58,7 @@ class Campaign:
     trials: pl.DataFrame
     counts: np.ndarray[Any, Any]
     errors: np.ndarray[Any, Any]
+    losses: np.ndarray[Any, Any]
     wanted: dict[str, Job]
     alone: frozenset[int] = frozenset()
 
@@ -64,7 +66,7 @@ class Campaign:
     def empty(cls, sampler: Sampler | None) -> Campaign:
         """A campaign without trials."""
         trials = pl.DataFrame(schema={"trial": pl.Int64, **SCHEMA})
-        return cls(sampler, trials, np.zeros((0, len(COLUMNS)), dtype=np.int64), np.zeros(0), {})
+        return cls(sampler, trials, np.zeros((0, len(COLUMNS)), dtype=np.int64), np.zeros(0), np.zeros(0), {})
 
     def followed(
         self, case: Case, settings: FaultsSettings, stage: int, drawn: pl.DataFrame, results: Mapping[str, JobResult]
@@ -73,7 +75,7 @@ class Campaign:
         numbered = drawn.with_row_index("trial", offset=self.trials.height).cast({"trial": pl.Int64})
         trials = pl.concat([self.trials, numbered])
         counts = np.concatenate([self.counts, np.zeros((drawn.height, len(COLUMNS)), dtype=np.int64)])
-        errors = np.concatenate([self.errors, np.zeros(drawn.height)])
+        errors, losses = (np.concatenate([old, np.zeros(drawn.height)]) for old in (self.errors, self.losses))
         wanted: dict[str, Job] = {}
         alone = set(self.alone)
         for at, part in enumerate(shards(case, settings, numbered)):
@@ -82,14 +84,16 @@ class Campaign:
             if f"alone-{name}" in results:
                 alone |= set(places.tolist())
                 if LOST in results[f"alone-{name}"].data.get("variants", {}):
-                    counts[places], errors[places] = counted_alone(results[f"alone-{name}"], part.height)
+                    counted = counted_alone(results[f"alone-{name}"], part.height)
+                    counts[places], errors[places], losses[places] = counted
             elif name not in results:
                 wanted[name] = shard_job(case, settings, part)
             elif results[name].status in _DEATHS and not in_artefact(part):
                 wanted[f"alone-{name}"] = alone_job(case, settings, part)
             elif results[name].ok:
                 counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
-        return Campaign(self.sampler, trials, counts, errors, wanted, frozenset(alone))
+                losses[places] = results[name].array("loss_change")
+        return Campaign(self.sampler, trials, counts, errors, losses, wanted, frozenset(alone))
 
     def results(self) -> Results:
         """What the sampler is told."""
@@ -174,6 +178,7 @@ class FaultsStudy(Study):
             return Analysis([self.missing("unavailable", why)], parts={"trials": table})
         space = _space(case, settings, set(campaign.trials["tensor"]))
         rows = campaign_rows(case, settings.confidence, space, table, campaign.counts, campaign.sampler)
+        rows += loss_rows(case, settings.confidence, campaign.counts, campaign.losses, campaign.sampler)
         problem = self._disagreement(case, campaign, results)
         if problem is not None:
             rows = [self.missing("error", problem)]

@@ -16,6 +16,9 @@ from hwbench.topk import topk
 # n_lost: right before, wrong now; n_won: the reverse.
 COLUMNS = ("n_inputs", "n_changed", "n_due", "n_top5", "n_confidence_10", "n_confidence_20", "n_lost", "n_won")
 _AT = {name: place for place, name in enumerate(COLUMNS)}
+# Class probabilities below this count as this, so that one hopeless input cannot outweigh all others in a loss.
+LEAST_PROBABILITY = 1e-7
+MAX_LOSS = -float(np.log(LEAST_PROBABILITY))
 
 
 class Outcomes:
@@ -25,8 +28,14 @@ class Outcomes:
         trials: How many trials.
         outcome: ``{"kind": "top1"}`` or ``{"kind": "tolerance", "tolerance": t}``: the answer is the best class, or the output
             within an absolute tolerance.
-        labels: ``[n]`` class numbers; None without labels.
+        labels: ``[n]`` class numbers, or what the outputs should be; None without labels.
         only_correct: Whether only inputs count that are right when fault-free; needs labels.
+
+    Attributes:
+        counts: int64 ``[trials, columns]``.
+        max_abs_error: Largest absolute error, infinite where an output was not finite, ``[trials]``.
+        loss_change: What a trial adds to the loss, summed over the inputs that count and whose output is finite, ``[trials]``:
+            cross-entropy in nats, at most `MAX_LOSS` an input; without classes, the mean squared error. 0 without labels.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class Outcomes:
     ) -> None:
         self.counts = np.zeros((trials, len(COLUMNS)), dtype=np.int64)
         self.max_abs_error = np.zeros(trials)
+        self.loss_change = np.zeros(trials)
         self._tolerance = outcome.get("tolerance")
         if only_correct and labels is None:
             raise ValueError("which inputs are right when fault-free is only known with labels")
@@ -65,6 +75,9 @@ class Outcomes:
         self._add("n_due", trials, ~finite)
         if self._tolerance is not None:
             self._add("n_changed", trials, finite & (error > self._tolerance))
+            if self._labels is not None and self._labels[0].size == flat.shape[1] and self._labels.dtype.kind in "iufb":
+                wanted = self._labels[inputs].reshape(flat.shape).astype(np.float64)
+                self._add_loss(trials, finite, _squared_error(outputs, wanted) - _squared_error(golden, wanted))
             return
         best, answer = topk(outputs, 1)[:, 0], topk(golden, 1)[:, 0]
         self._add("n_changed", trials, finite & (best != answer))
@@ -72,13 +85,16 @@ class Outcomes:
         place = np.arange(len(answer))
         given = _are_probabilities(golden)
         with np.errstate(all="ignore"):
-            lost = (_confidence(golden, given) - _confidence(outputs, given))[place, answer]
+            before, after = _confidence(golden, given), _confidence(outputs, given)
+            lost = (before - after)[place, answer]
         self._add("n_confidence_10", trials, finite & (lost > 0.10))
         self._add("n_confidence_20", trials, finite & (lost > 0.20))
         if self._labels is not None:
-            right, was_right = finite & (best == self._labels[inputs]), answer == self._labels[inputs]
+            labels = self._labels[inputs].reshape(-1)
+            right, was_right = finite & (best == labels), answer == labels
             self._add("n_lost", trials, was_right & ~right)
             self._add("n_won", trials, right & ~was_right)
+            self._add_loss(trials, finite, _surprise(after, labels) - _surprise(before, labels))
 
     def chunk(self, trial: int, start: int, golden: Array, made: Array | None) -> None:
         """Count consecutive inputs of a trial.
@@ -105,6 +121,22 @@ class Outcomes:
         """Forget a trial."""
         self.counts[trial] = 0
         self.max_abs_error[trial] = 0.0
+        self.loss_change[trial] = 0.0
+
+    def record(self, trial: int) -> dict[str, Any]:
+        """A trial as a JSON object; what is not finite as None."""
+        error, loss = (float(values[trial]) for values in (self.max_abs_error, self.loss_change))
+        return {
+            "counts": self.counts[trial].tolist(),
+            "max_abs_error": error if np.isfinite(error) else None,
+            "loss_change": loss if np.isfinite(loss) else None,
+        }
+
+    def take(self, trial: int, record: Mapping[str, Any]) -> None:
+        """Take a trial's counts from a `record`."""
+        self.counts[trial] = record["counts"]
+        for name in ("max_abs_error", "loss_change"):
+            getattr(self, name)[trial] = np.inf if record[name] is None else record[name]
 
     def _counted(self, inputs: Array, golden: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
         counted: np.ndarray[Any, np.dtype[np.bool_]] = _finite(golden)
@@ -114,6 +146,9 @@ class Outcomes:
 
     def _add(self, column: str, trials: Array, which: Array) -> None:
         np.add.at(self.counts[:, _AT[column]], trials[which], 1)
+
+    def _add_loss(self, trials: Array, which: Array, change: Array) -> None:
+        np.add.at(self.loss_change, trials[which], change[which])
 
 
 def _finite(outputs: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -137,3 +172,19 @@ def _confidence(outputs: Array, given: Array) -> Array:
     powers = np.exp(flat - flat.max(axis=1, keepdims=True))
     probabilities: Array = np.where(given[:, None], flat, powers / powers.sum(axis=1, keepdims=True))
     return probabilities
+
+
+def _surprise(probabilities: Array, labels: Array) -> Array:
+    """Cross-entropy of the right class, nats ``[b]``; a class that the output has not has no probability."""
+    known = (labels >= 0) & (labels < probabilities.shape[1])
+    right = np.where(known, probabilities[np.arange(len(labels)), np.where(known, labels, 0)], 0.0)
+    bounded: Array = -np.log(np.clip(right, LEAST_PROBABILITY, 1.0))
+    return bounded
+
+
+def _squared_error(outputs: Array, wanted: Array) -> Array:
+    """Mean squared error of each output, ``[b]``."""
+    flat = outputs.reshape(wanted.shape).astype(np.float64)
+    with np.errstate(all="ignore"):
+        mean: Array = ((flat - wanted) ** 2).mean(axis=1)
+    return mean

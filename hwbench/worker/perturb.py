@@ -8,6 +8,7 @@ kind                  setting    effect
 ``golden``                       nothing
 ``bit_errors``        ``rate``   every stored bit of every initializer flips with this probability
 ``memory_errors``     ``rate``   stored bits fail as on a simulated chip, behind a protection (see below)
+``faults``            ``faults`` these faults, one after the other: ``[tensor, element, bit, kind, width, value]`` each
 ``weight_noise``      ``sigma``  Gaussian noise on stored weights, relative to the tensor's or format's range
 ``gaussian_input``    ``snr_db`` Gaussian noise on floating inputs, at this signal-to-noise ratio per sample
 ``impulse_input``     ``rate``   elements of floating inputs become the sample's minimum or maximum
@@ -23,7 +24,7 @@ other tensors. So error sets are nested in the rate, and settings and builds com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,13 +37,14 @@ from onnx import numpy_helper
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.faults import bits
 from hwbench.faults.error_rates import MAX_RATE
+from hwbench.faults.fault import Fault
 from hwbench.faults.memory import Chip, Columns, Memory
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Variant = Mapping[str, Any]
 ErrorBits = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-WEIGHT_KINDS = frozenset({"bit_errors", "memory_errors", "weight_noise"})
+WEIGHT_KINDS = frozenset({"bit_errors", "memory_errors", "faults", "weight_noise"})
 RATE_KINDS = frozenset({"bit_errors", "memory_errors"})
 INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
 KINDS = WEIGHT_KINDS | INPUT_KINDS | {"golden"}
@@ -109,6 +111,8 @@ class WeightPerturber:
                 return self._bit_errors(variant, max_rate)
             case "memory_errors":
                 return self._memory_errors(variant, max_rate)
+            case "faults":
+                return self._listed(variant["faults"])
             case "weight_noise":
                 return self._weight_noise(variant)
             case _:
@@ -141,6 +145,14 @@ class WeightPerturber:
         how = variant.get("protections", ()), variant.get("uncorrectable", "zero")
         read = self._memory.read(chip, rate, *how, max_rate=min(max_rate, MAX_RATE))
         return Changes(read.tensors, read.n_faults, read.report, read.halted)
+
+    def _listed(self, faults: Sequence[Sequence[Any]]) -> Changes:
+        tensors: dict[str, Array] = {}
+        for fault in (Fault(*one) for one in faults):
+            if fault.tensor not in self.tensors:
+                raise InputError(f"the build has no initializer {fault.tensor!r}")
+            tensors[fault.tensor] = fault.apply(tensors.get(fault.tensor, self.tensors[fault.tensor]))
+        return Changes(tensors, len(faults))
 
     def _weight_noise(self, variant: Variant) -> Changes:
         sigma = _number(variant, "sigma", 0.0, math.inf)

@@ -228,10 +228,19 @@ def _memory_errors(top1: float) -> list[Row]:
 
 
 def _worst_case(top1: float, flips: int) -> list[Row]:
-    rows = [Row("worst_case", "top1", condition(flips=k), **_wilson(max(0.1, top1 * 0.8**k))) for k in range(flips + 1)]
+    needed = {"greedy": flips, "data_free": 3 * flips}
+    said = "until chance: top1 <= 0.1"
     return [
-        *rows,
-        Row("worst_case", "flips_needed", value=float(flips), unit="count", detail="until chance: top1 <= 0.1"),
+        Row("worst_case", "flips_needed", value=float(flips), unit="count", detail=said),
+        *(
+            Row("worst_case", "flips_needed", condition(search=name), float(count), "count", detail=said)
+            for name, count in needed.items()
+        ),
+        *(
+            Row("worst_case", "top1", condition(flips=k, search=name), **_wilson(max(0.1, top1 * 0.8**k)))
+            for name, count in needed.items()
+            for k in range(count + 1)
+        ),
     ]
 
 

@@ -207,18 +207,21 @@ def test_flips_needed_stand_above_accuracy_against_flips(view):
     section = worst_case.section(view)
     (needed,) = section.first
     assert [[cell.text for cell in row] for row in needed.rows] == [
-        ["cpu-fp32", "4", "until chance: top1 <= 0.1"],
-        ["cpu-int8", "12", "until chance: top1 <= 0.1"],
+        ["cpu-fp32", "any stored number", "4", "until chance: top1 <= 0.1"],
+        ["cpu-fp32", "without data", "12", "until chance: top1 <= 0.1"],
+        ["cpu-int8", "any stored number", "12", "until chance: top1 <= 0.1"],
+        ["cpu-int8", "without data", "36", "until chance: top1 <= 0.1"],
     ]
-    (chart,) = section.charts
-    assert [point["x"] for point in points(chart) if point["profile"] == "cpu-fp32"] == [0, 1, 2, 3, 4]
+    greedy, data_free = section.charts
+    assert [point["x"] for point in points(greedy) if point["profile"] == "cpu-fp32"] == [0, 1, 2, 3, 4]
+    assert [point["x"] for point in points(data_free) if point["profile"] == "cpu-fp32"] == list(range(13))
 
 
 def test_a_search_that_did_not_get_there_says_so():
     row = Row("worst_case", "flips_needed", detail="not reached within 100 flips")
     section = worst_case.section(view_of(row))
     assert section.charts == ()
-    assert [cell.text for cell in section.first[0].rows[0]] == ["p", "see note", row.detail]
+    assert [cell.text for cell in section.first[0].rows[0]] == ["p", "", "see note", row.detail]
 
 
 @pytest.mark.parametrize("module", [faults, memory_errors, worst_case], ids=lambda module: module.STUDIES[0])

@@ -81,7 +81,7 @@ def test_every_chart_is_drawn_with_its_marks(browser, page, run, table, verdicts
         "return [...document.querySelectorAll('[data-chart]')].map("
         "chart => chart.querySelectorAll('svg .mark-symbol path, svg .mark-rect path').length)"
     )
-    assert len(drawn) == len(charts) == 18
+    assert len(drawn) == len(charts) == 19
     assert all(marks >= 6 for marks in drawn)
 
 

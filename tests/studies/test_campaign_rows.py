@@ -8,11 +8,11 @@ import pytest
 from models import mlp
 
 from hwbench.faults.listing import SCHEMA
-from hwbench.faults.sampling import Uniform
+from hwbench.faults.sampling import Stratified, Uniform
 from hwbench.faults.space import FaultSpace
 from hwbench.stats.campaign import bounded_mean
-from hwbench.studies.campaign_rows import campaign_rows, verification_rows
-from hwbench.worker.outcomes import COLUMNS
+from hwbench.studies.campaign_rows import campaign_rows, loss_rows, verification_rows
+from hwbench.worker.outcomes import COLUMNS, MAX_LOSS
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobResult
 
@@ -133,3 +133,25 @@ def test_what_the_engine_was_held_against_is_one_row_a_check(tmp_path):
 def test_an_engine_that_agrees_bit_for_bit_says_so(tmp_path):
     (row,) = verification_rows({"stage-0-shard-00000": checks(tmp_path)})
     assert (row.value, row.detail) == (0.0, "the segmented golden output is the whole build's, bit for bit")
+
+
+LOSSES = np.array([3.0, 0.0, -1.0, 0.0, 9.0])
+
+
+def test_the_loss_that_a_fault_adds_is_over_inputs_whose_output_stays_finite(make_case):
+    counts = np.array([(10, *outcome) for outcome in OUTCOMES])
+    (row,) = loss_rows(make_case(), 0.9, counts, LOSSES, None)
+    share = [0.3, -0.1, 0.0, 1.0]  # the second fault left no output finite, the last one nine
+    expected = bounded_mean(share, -MAX_LOSS, MAX_LOSS, 0.9)
+    assert (row.metric, row.unit, row.n) == ("loss_change", "nats", 4)
+    assert (row.value, row.ci_low, row.ci_high) == pytest.approx((expected.value, expected.low, expected.high))
+    case = make_case(labels=np.ones((5, 1), np.float32), task="regression")
+    (row,) = loss_rows(case, 0.9, counts, LOSSES, Uniform(list(SPACE.strata()), n=5, level=0.9))
+    assert (row.value, row.unit, row.detail[:25]) == (pytest.approx(0.3), "", "of the mean squared error")
+
+
+def test_no_loss_without_labels_or_where_trials_stand_for_unequal_numbers_of_faults(make_case):
+    counts = np.array([(10, *outcome) for outcome in OUTCOMES])
+    assert list(loss_rows(make_case(labels=None), 0.9, counts, LOSSES, None)) == []
+    assert list(loss_rows(make_case(), 0.9, counts, LOSSES, Stratified(list(SPACE.strata()), n=5, level=0.9))) == []
+    assert list(loss_rows(make_case(), 0.9, counts, np.array([np.inf, 0, 0, 0, 0]), None)) == []

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from hwbench.worker.outcomes import COLUMNS, Outcomes
+from hwbench.worker.outcomes import COLUMNS, MAX_LOSS, Outcomes
 
 TOP1 = {"kind": "top1"}
 
@@ -199,3 +199,49 @@ def test_one_trial_may_have_many_pairs_and_pairs_of_others_between():
     changed, due = COLUMNS.index("n_changed"), COLUMNS.index("n_due")
     assert outcomes.counts[:, changed].tolist() == [2, 1]
     assert outcomes.counts[:, due].tolist() == [1, 0]
+
+
+# The change of loss
+
+
+@pytest.mark.parametrize("as_logits", [False, True])
+def test_the_loss_is_cross_entropy_summed_over_inputs(as_logits):
+    golden = np.array([[0.8, 0.15, 0.05], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    faulty = np.array([[0.4, 0.55, 0.05], [0.5, 0.3, 0.2], [0.1, 0.1, np.nan]])
+    labels = np.array([0, 1, 2])
+    outcomes = Outcomes(2, TOP1, labels)
+    with np.errstate(invalid="ignore"):
+        given = (np.log(faulty) - 2, np.log(golden) + 7) if as_logits else (faulty, golden)
+    outcomes.pairs(np.array([1, 1, 1]), np.arange(3), *given)
+    assert outcomes.loss_change == pytest.approx([0, np.log(2)])
+
+
+def test_one_hopeless_input_costs_no_more_than_the_least_probability():
+    outcomes = Outcomes(3, TOP1, np.array([0, 0, 9]))
+    golden = np.array([[50.0, 0], [0, 50], [50, 0]])
+    outcomes.pairs(np.arange(3), np.arange(3), np.array([[0, 1e30], [0, 50], [0, 50]]), golden)
+    assert outcomes.loss_change == pytest.approx([MAX_LOSS, 0, 0])  # class 9 is none of the output's
+    assert outcomes.record(0)["loss_change"] == pytest.approx(MAX_LOSS)
+
+
+def test_without_classes_the_loss_is_the_mean_squared_error():
+    kind = {"kind": "tolerance", "tolerance": 1.0}
+    outputs, golden = np.array([[3.0, 0], [1, 1], [np.inf, 0]]), np.array([[1.0, 0], [1, 2], [0, 0]])
+    labels = np.array([[1.0, 2], [1, 1], [0, 0]])
+    outcomes = Outcomes(1, kind, labels)
+    outcomes.pairs(np.zeros(3, int), np.arange(3), outputs, golden)
+    assert outcomes.loss_change == pytest.approx([(4 + 4) / 2 - 4 / 2 + 0 - 1 / 2])
+    for other in (np.ones((3, 5)), np.array([["a", "b"]] * 3)):
+        unfit = Outcomes(1, kind, other)
+        unfit.pairs(np.zeros(3, int), np.arange(3), outputs, golden)
+        assert unfit.loss_change.tolist() == [0.0]
+
+
+def test_no_loss_without_labels():
+    outcomes = Outcomes(1, TOP1, None)
+    outcomes.pairs(np.array([0]), np.array([0]), np.array([[0.0, 9]]), np.array([[9.0, 0]]))
+    assert outcomes.loss_change.tolist() == [0.0]
+    outcomes.loss_change[0] = np.inf
+    assert outcomes.record(0)["loss_change"] is None
+    outcomes.clear(0)
+    assert outcomes.loss_change.tolist() == [0.0]

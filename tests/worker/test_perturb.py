@@ -435,3 +435,20 @@ def test_a_chip_has_its_traits(tensors):
 def test_a_memory_that_reads_at_random_is_the_worst(tensors):
     with pytest.raises(InputError, match=r"number in \[0\.0, 0\.5\] as 'rate'"):
         initializer_changes(variant("memory_errors", rate=0.6), tensors)
+
+
+# Listed faults
+
+
+def test_listed_faults_come_one_after_the_other_and_all_stay():
+    tensors = {"w": np.zeros(3, np.int8), "v": np.ones(2, np.float32)}
+    faults = [["w", 0, 7, "flip", 1, 0], ["v", 1, 31, "flip", 1, 0], ["w", 0, 0, "stuck_at_1", 1, 0]]
+    changes = initializer_changes({"kind": "faults", "faults": faults}, tensors)
+    assert (changes.n_faults, changes.tensors["w"].tolist(), changes.tensors["v"].tolist()) == (
+        3,
+        [-127, 0, 0],
+        [1, -1],
+    )
+    assert initializer_changes({"kind": "faults", "faults": []}, tensors).tensors == {}
+    with pytest.raises(InputError, match="no initializer 'u'"):
+        initializer_changes({"kind": "faults", "faults": [["u", 0, 0, "flip", 1, 0]]}, tensors)

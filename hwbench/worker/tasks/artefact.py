@@ -50,6 +50,7 @@ def run(job: JobContext) -> dict[str, Any]:
         ended[shard.carry_out(trial, Fault(*fault))] += 1
     job.save("counts", shard.outcomes.counts)
     job.save("max_abs_error", shard.outcomes.max_abs_error)
+    job.save("loss_change", shard.outcomes.loss_change)
     return {"ended": ended, "checks": {"segmented": False, "reason": "", "golden_restored": shard.is_restored()}}
 
 
@@ -76,9 +77,7 @@ class _Shard:
         child = in_child(self._outcome, self._limit_s, self._memory)
         self._content.tofile(self._file)
         if child.end == "ok" and child.said["loaded"]:
-            self.outcomes.counts[trial] = child.said["counts"]
-            error = child.said["max_abs_error"]
-            self.outcomes.max_abs_error[trial] = np.inf if error is None else error
+            self.outcomes.take(trial, child.said)
             return "ok"
         for start, golden in self._expected():
             self.outcomes.chunk(trial, start, golden, None)
@@ -115,9 +114,7 @@ class _Shard:
         counter = self._counter(1)
         for (start, golden), (_, feeds) in zip(self._expected(), self._chunks, strict=True):
             counter.chunk(0, start, golden, attempted(partial(self._chunks.outputs, session, feeds)))
-        error = float(counter.max_abs_error[0])
-        counts = counter.counts[0].tolist()
-        return {"loaded": True, "counts": counts, "max_abs_error": error if np.isfinite(error) else None}
+        return {"loaded": True, **counter.record(0)}
 
     def _loaded(self) -> Session | None:
         """The damaged build; None where the runtime refuses it."""

@@ -48,8 +48,8 @@ def run(job: JobContext) -> dict[str, Any]:
     Returns:
         ``checks``: how the segmented golden output compares with the whole build's, before and after; the ``reason`` where
         trials that lie in a layer were run by a full rebuild nevertheless; how many could not be told even so (``untold``).
-        Array ``counts``: int64, one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Array ``max_abs_error``: float64
-        per trial.
+        Array ``counts``: int64, one row a trial, columns `hwbench.worker.outcomes.COLUMNS`. Arrays ``max_abs_error`` and
+        ``loss_change``: float64 per trial.
     """
     faults = [Fault(*fault) for fault in job.params["faults"]]
     campaign = _Campaign(job, faults)
@@ -61,14 +61,14 @@ def run(job: JobContext) -> dict[str, Any]:
                 campaign.rebuilds.lost(trial)
             else:
                 campaign.rebuilds.run([trial])
-            counts, error = campaign.outcomes.counts[trial], campaign.outcomes.max_abs_error[trial]
-            job.done(name, {"counts": counts.tolist(), "max_abs_error": float(error) if np.isfinite(error) else None})
+            job.done(name, campaign.outcomes.record(trial))
         return {}
     checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": ""}
     if campaign.left:
         campaign.rebuilds.run(campaign.left)
     job.save("counts", campaign.outcomes.counts)
     job.save("max_abs_error", campaign.outcomes.max_abs_error)
+    job.save("loss_change", campaign.outcomes.loss_change)
     return {"checks": {**checks, "rebuilt": len(campaign.left), "untold": len(campaign.rebuilds.untold)}}
 
 

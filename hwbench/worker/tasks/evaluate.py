@@ -94,7 +94,7 @@ class _Evaluation:
             return {**record, "arrays": [], "failed": "the memory reported an error that it could not correct"}
         # Error sets of a draw are nested, so an equal number of faults is the same set and gives the same outputs. What a
         # protection leaves of them is not nested, but none is none.
-        same = (variant["draw"], changes.n_faults) if changes.n_faults else ()
+        same = (variant.get("draw", 0), changes.n_faults) if changes.n_faults else ()
         if same in self._known and (variant["kind"] == "bit_errors" or not same):
             return {**record, "arrays": self._known[same]}
         try:
