@@ -18,6 +18,7 @@ import psutil
 
 from hwbench.dataset import Dataset
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
+from hwbench.host import cache_home
 from hwbench.model import MAX_IR_VERSION, MAX_OPSET, Model
 from hwbench.profile import Precision
 from hwbench.quantize import quantizer_versions
@@ -122,14 +123,6 @@ class Build:
     def bytes(self) -> int:
         """Size of the deployed file and its external data."""
         return int(self.manifest["contents"]["bytes"])
-
-
-def cache_home() -> Path:
-    """Where builds are kept between runs: ``$HWBENCH_CACHE``, else the user's cache directory."""
-    chosen = os.environ.get("HWBENCH_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
 
 
 @contextmanager

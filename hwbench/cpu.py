@@ -1,10 +1,15 @@
-"""What the processor of this machine is, and which numeric instruction sets it has, read from ``/proc/cpuinfo``."""
+"""What the processor of this machine is, and which numeric instruction sets it has, read from ``/proc/cpuinfo``.
+
+An emulated process would read its host's there, so that it asks the emulated processor itself.
+"""
 
 from __future__ import annotations
 
 import platform
 import re
 from pathlib import Path
+
+from hwbench.cpuid import emulated_cpu, reported_flags
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -39,6 +44,8 @@ def cpu_flags(cpuinfo: str | None = None) -> tuple[str, ...]:
         Names such as ``"avx2"``, ``"avx512_vnni"``, ``"asimddp"`` (Arm's int8 dot product); empty where the kernel
         tells none.
     """
+    if cpuinfo is None and emulated_cpu():
+        return tuple(sorted(NUMERIC_FLAGS.intersection(reported_flags())))
     cores = [set(line.split()) for line in _values(_text(cpuinfo), "flags", "Features")]
     return tuple(sorted(NUMERIC_FLAGS.intersection(*cores))) if cores else ()
 
@@ -49,6 +56,8 @@ def cpu_model(cpuinfo: str | None = None) -> str:
     Args:
         cpuinfo: The text of ``/proc/cpuinfo``; this machine's if left out.
     """
+    if cpuinfo is None and emulated_cpu():
+        return emulated_cpu()
     text = _text(cpuinfo)
     for name in _values(text, "model name", "Model", "Hardware"):
         return name

@@ -1,10 +1,11 @@
-"""What machine and which package versions a run was made with."""
+"""What machine and which package versions a run was made with, and where this user's cache is."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +25,14 @@ PACKAGES = (
     "polars",
     "scipy",
 )
+
+
+def cache_home() -> Path:
+    """Where builds and system roots are kept between runs: ``$HWBENCH_CACHE``, else the user's cache directory."""
+    chosen = os.environ.get("HWBENCH_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwbench"
 
 
 def describe_host() -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwbench.build import MANIFEST, Recipe, cache_home, make_build, work_folder
+from hwbench.build import MANIFEST, Recipe, make_build, work_folder
 from hwbench.dataset import Dataset
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
+from hwbench.host import cache_home
 from hwbench.model import Model
 from hwbench.npy import NpyWriter
 from hwbench.profile import Precision, load_profile

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from hwbench.targets.remote import RemoteTarget
 
 # Kind to its class; imported when one is opened.
-KINDS = {"local": "hwbench.targets.local:LocalTarget", "remote": "hwbench.targets.remote:RemoteTarget"}
+KINDS = {
+    "local": "hwbench.targets.local:LocalTarget",
+    "emulated": "hwbench.targets.emulated:EmulatedTarget",
+    "remote": "hwbench.targets.remote:RemoteTarget",
+}
 
 
 class Target(ABC):
@@ -60,7 +64,7 @@ def open_target(kind: str, **settings: Any) -> Target:
     """The target of one kind.
 
     Args:
-        kind: ``"local"`` or ``"remote"``.
+        kind: ``"local"``, ``"emulated"`` or ``"remote"``.
         settings: Arguments of its class.
 
     Raises:

@@ -1,0 +1,111 @@
+"""Another processor's instruction set, emulated by QEMU's user mode: the numbers it would give, never its time or memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hwbench.backend import backends
+from hwbench.cpuid import EMULATED_CPU
+from hwbench.errors import InputError, UnknownNameError
+from hwbench.host import cache_home
+from hwbench.targets.local import LocalTarget
+from hwbench.targets.qemu import ARCHITECTURES, find_qemu
+from hwbench.targets.sysroot import SystemRoot, system_root
+from hwbench.telemetry import NO_TELEMETRY
+from hwbench.worker.protocol import Job, JobResult
+
+# Of a worker's environment in a system root, what is the host's; everything else there is about the host's own programs.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+
+
+class EmulatedTarget(LocalTarget):
+    """Runs jobs in child processes on an emulated processor.
+
+    Programs of this machine's own instruction set run as they are: the worker has the same Python and packages. For another
+    one it has those of an installed system root, and hwbench's own modules from here.
+
+    Args:
+        arch: The instruction set, ``"x86_64"`` or ``"aarch64"``.
+        cpu: The processor model, as QEMU calls it.
+
+    Raises:
+        UnknownNameError: QEMU knows no such model; the message lists those it knows.
+        UnavailableError: QEMU or the system root is not installed, with the command that installs it.
+    """
+
+    kind = "emulated"
+
+    def __init__(self, arch: str, cpu: str) -> None:
+        known = [name for name in ARCHITECTURES if name == arch]
+        if not known:
+            raise UnknownNameError("architecture", arch, ARCHITECTURES)
+        self._qemu = find_qemu(known[0])
+        self._qemu.require(cpu)
+        self._cpu = cpu
+        self._left_out = self._qemu.left_out(cpu)
+        self._root: SystemRoot | None = None if arch == platform.machine() else system_root(arch)
+        super().__init__()
+
+    def command(self, folder: Path) -> list[str]:
+        """See `LocalTarget.command`."""
+        own, *arguments = super().command(folder)
+        # What QEMU leaves out of a model is switched off by name, or every worker would begin with warnings about it.
+        cpu = ",".join((self._cpu, *(f"-{feature}" for feature in self._left_out)))
+        emulator = [self._qemu.path, "-cpu", cpu]
+        if self._root is None:
+            return [*emulator, own, *arguments]
+        return [*emulator, "-L", str(self._root.path), str(self._root.python), *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """See `LocalTarget.environment`."""
+        mark = {EMULATED_CPU: self._cpu}
+        if self._root is None:
+            return super().environment() | mark
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        path = os.pathsep.join([str(_worker_code()), str(self._root.packages)])
+        return kept | NO_TELEMETRY | mark | {"PYTHONPATH": path, "PYTHONNOUSERSITE": "1"}
+
+    def run(self, job: Job, folder: Path) -> JobResult:
+        """See `Target.run`.
+
+        Raises:
+            InputError: The job is to be held to a memory cap or a processor quota.
+        """
+        if job.limits.memory_mib is not None or job.limits.cpu_quota is not None:
+            raise InputError(
+                "an emulated target enforces no memory cap and no processor quota: both would measure QEMU"
+            )
+        return super().run(job, folder)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What stands in for the processor: the emulator, what of the model it lacks, and the system root's versions."""
+        about: dict[str, Any] = {"emulator": f"QEMU {self._qemu.version}", "arch": self._qemu.arch, "cpu": self._cpu}
+        if self._left_out:
+            about["not_emulated"] = list(self._left_out)
+        if self._root is not None:
+            about["system_root"] = {"path": str(self._root.path), "versions": dict(self._root.versions)}
+        return about
+
+
+def _worker_code() -> Path:
+    """A folder through which a foreign Python finds hwbench and its backends, and nothing else that is installed here."""
+    names = {"hwbench", *(backends.reference(name).partition(":")[0].partition(".")[0] for name in backends.names())}
+    specs = {name: find_spec(name) for name in sorted(names)}
+    sources = {name: str(Path(spec.origin).parent) for name, spec in specs.items() if spec and spec.origin}
+    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
+    folder = cache_home() / "targets" / f"code-{digest}"
+    for name, source in sources.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / name
+        if not link.is_symlink():
+            partial = folder / f".{name}-{os.getpid()}"
+            partial.symlink_to(source)
+            partial.replace(link)
+    return folder
