@@ -77,10 +77,12 @@ class Precision(_Section):
 class TargetSpec(_Section):
     """The machine a build runs on."""
 
-    kind: Literal["local", "remote"] = "local"
+    kind: Literal["local", "emulated", "remote"] = "local"
     resource: str | None = Field(
         None, pattern=r"^\w[\w.-]*$", description="remote only: what the board's Dask worker offers"
     )
+    arch: Literal["x86_64", "aarch64"] | None = Field(None, description="emulated only: the instruction set")
+    cpu: str | None = Field(None, description="emulated only: the processor model, as QEMU calls it")
     memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
     cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
 
@@ -88,6 +90,15 @@ class TargetSpec(_Section):
     def _consistent(self) -> TargetSpec:
         if (self.kind == "remote") != (self.resource is not None):
             raise ValueError("kind = 'remote' and resource = 'NAME' go together")
+        if self.kind == "emulated":
+            if self.arch is None or not self.cpu:
+                raise ValueError("kind = 'emulated' needs arch and cpu")
+            if self.memory_mib is not None or self.cpu_quota is not None:
+                raise ValueError(
+                    "kind = 'emulated' takes no memory_mib and no cpu_quota: what was held to them would be the emulator"
+                )
+        elif self.arch is not None or self.cpu is not None:
+            raise ValueError("arch and cpu go with kind = 'emulated' only")
         return self
 
     @property
