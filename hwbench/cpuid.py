@@ -7,8 +7,9 @@ import mmap
 import os
 import platform
 
-# Set by the target for its workers: the name of the processor model they are emulated on.
+# Set by the target for its workers: the processor model they are emulated on, and what emulates it.
 EMULATED_CPU = "HWBENCH_EMULATED_CPU"
+EMULATOR = "HWBENCH_EMULATOR"
 
 # push rbx; mov eax, edi; mov ecx, esi; mov r8, rdx; cpuid; mov [r8], eax, ebx, ecx, edx; pop rbx; ret
 _CPUID = bytes.fromhex("53 89f8 89f1 4989d0 0fa2 418900 41895804 41894808 4189500c 5b c3")
@@ -31,6 +32,12 @@ _ARM = (
 def emulated_cpu() -> str:
     """The processor model this process is emulated on; empty on a real processor."""
     return os.environ.get(EMULATED_CPU, "")
+
+
+def emulator() -> dict[str, str]:
+    """Name and version of what emulates this process's processor; empty on a real one."""
+    name, _, version = os.environ.get(EMULATOR, "").partition(" ")
+    return {name: version} if name else {}
 
 
 def reported_flags() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
 from hwbench.spec import RunSpec
 from hwbench.studies import Case, Study, Subject, studies
-from hwbench.targets import open_target
+from hwbench.targets import check_machine, open_target
 
 REFERENCE = "reference"
 REFERENCE_PROFILE = Profile(
@@ -115,6 +115,8 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
     _check_scheduler(spec, profiles)
+    for profile in profiles:
+        check_machine(profile.target.machine)
     chosen = _studies(spec)
     with work_folder() as folder:
         data = materialise(open_source(spec.data), model.inputs, folder, task=spec.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from hwbench import __version__
 from hwbench.backend import backends
 from hwbench.host import describe_host, package_versions
-from hwbench.preparation import Prepared
+from hwbench.preparation import REFERENCE_PROFILE, Prepared
+from hwbench.profile import Profile
+from hwbench.table import Row
 
 
 def first_record(prepared: Prepared) -> dict[str, Any]:
@@ -64,6 +67,30 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
         },
         "verdicts": [],
     }
+
+
+def second_factor(profile: Profile, there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:
+    """What a profile's figures differ in from the reference's beside the build: the runtime's version on its target.
+
+    Args:
+        profile: The profile.
+        there: Package versions on its target.
+        here: Package versions on this machine, on which the reference runs.
+
+    Returns:
+        ``second_factor``, in words; nothing where there is none, or another runtime is what the profile is about.
+    """
+    runtime = backends.get(REFERENCE_PROFILE.backend).runtime
+    if profile.backend != REFERENCE_PROFILE.backend or there.get(runtime) == here.get(runtime):
+        return {}
+    return {"second_factor": f"second factor: {runtime} {there.get(runtime)}, the reference's is {here.get(runtime)}"}
+
+
+def with_factor(row: Row, ran: Mapping[str, Any]) -> Row:
+    """A profile's row, its detail saying the second factor where it compares the whole build with the reference."""
+    if "second_factor" not in ran or row.study not in ("accuracy", "fidelity") or row.condition != "{}":
+        return row
+    return replace(row, detail="; ".join(part for part in (row.detail, ran["second_factor"]) if part))
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:

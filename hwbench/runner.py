@@ -20,7 +20,7 @@ from hwbench.npy import NpyFile
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import finite, first_record, now
+from hwbench.record import finite, first_record, now, second_factor, with_factor
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
@@ -29,6 +29,7 @@ from hwbench.targets import Targets, open_target
 from hwbench.verdict import Verdict, judge
 from hwbench.worker.protocol import Job, JobResult, Limits
 
+EMULATED = "emulated: time and memory are measured on real hardware only"
 # Inputs that tell whether labels fit what the model gives.
 _FEW = 16
 
@@ -259,7 +260,12 @@ class _Run:
         entry.update(status="ok", build=subject.build.key, shares_build_with=shared)
         case = self.prepared.case(profile, subject, reference)
         for study, settings in self.prepared.studies.values():
-            self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
+            if study.timing and profile.target.kind == "emulated":
+                self._keep(profile, subject.build, study.name, Analysis([study.missing("unavailable", EMULATED)]))
+            else:
+                self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
+        if all(study.timing for study, _ in self.prepared.studies.values()) and profile.target.kind == "emulated":
+            self.progress.note(profile.name, "ok")
 
     def _carry_out_together(self, jobs: Sequence[Job]) -> None:
         """Run jobs that measure no time, several at once; their numbers do not depend on how many."""
@@ -345,7 +351,13 @@ class _Run:
             )
         entry = self.record["profiles"].get(profile.name)
         if entry is not None:
-            entry["ran"] = {"device": device, "versions": dict(found.versions), **({"machine": about} if about else {})}
+            entry["ran"] = {
+                "device": device,
+                "versions": dict(found.versions),
+                "isa": list(found.isa),
+                **({"machine": about} if about else {}),
+                **second_factor(profile, found.versions, self.record["packages"]),
+            }
 
     def _start_builds(self) -> None:
         """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
@@ -392,8 +404,9 @@ class _Run:
     def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> None:
         key = build.key if build else ""
         model = self.prepared.model.name
+        ran = self.record["profiles"].get(profile.name, {}).get("ran", {})
         self._rows[profile.name][study] = [
-            replace(row, model=model, profile=profile.name, build=key) for row in analysis.rows
+            with_factor(replace(row, model=model, profile=profile.name, build=key), ran) for row in analysis.rows
         ]
         self.timings.update(analysis.timings)
         for kind, table in analysis.parts.items():

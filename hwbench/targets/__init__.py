@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from hwbench.errors import UnknownNameError
+from hwbench.errors import UnavailableError, UnknownNameError
 from hwbench.worker.protocol import LOCAL, Job, JobResult
 
 if TYPE_CHECKING:
@@ -77,6 +77,20 @@ def open_target(kind: str, **settings: Any) -> Target:
     return target
 
 
+def check_machine(machine: Mapping[str, str]) -> None:
+    """Raise `InputError` where a machine is named that cannot be; one that only lacks something here is let through.
+
+    Args:
+        machine: The arguments of `open_target`.
+    """
+    if machine["kind"] != "emulated":
+        return
+    try:
+        open_target(**machine)
+    except UnavailableError:
+        return  # a result, told where it is needed
+
+
 class Targets:
     """The targets of one run, each opened when it is first needed. May be used from several threads. A context manager.
 
@@ -136,7 +150,7 @@ class Targets:
         return self._helpers.parallel if self._helpers else 0
 
     def run(self, job: Job, folder: Path, *, anywhere: bool = False) -> JobResult:
-        """`Target.run`, on the machine that the job is for.
+        """`Target.run`, on the machine that the job is for; what that machine lacks here is a result too.
 
         Args:
             job: The work.
@@ -145,7 +159,11 @@ class Targets:
         """
         if anywhere and self._helpers is not None and job.machine == LOCAL:
             return self._helpers.run(job, folder)
-        return self.of(job.machine).run(job, folder)
+        try:
+            target = self.of(job.machine)
+        except UnavailableError as error:
+            return JobResult("unavailable", folder, detail=str(error))
+        return target.run(job, folder)
 
     def stop(self) -> None:
         """`Target.stop`, on all of them."""

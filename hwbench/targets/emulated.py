@@ -6,13 +6,12 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hwbench.backend import backends
-from hwbench.cpuid import EMULATED_CPU
+from hwbench.cpuid import EMULATED_CPU, EMULATOR
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.host import cache_home
 from hwbench.targets.local import LocalTarget
@@ -65,7 +64,7 @@ class EmulatedTarget(LocalTarget):
 
     def environment(self) -> dict[str, str]:
         """See `LocalTarget.environment`."""
-        mark = {EMULATED_CPU: self._cpu}
+        mark = {EMULATED_CPU: self._cpu, EMULATOR: f"qemu {self._qemu.version}"}
         if self._root is None:
             return super().environment() | mark
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -84,9 +83,9 @@ class EmulatedTarget(LocalTarget):
             )
         return super().run(job, folder)
 
-    def describe(self) -> Mapping[str, Any]:
-        """What stands in for the processor: the emulator, what of the model it lacks, and the system root's versions."""
-        about: dict[str, Any] = {"emulator": f"QEMU {self._qemu.version}", "arch": self._qemu.arch, "cpu": self._cpu}
+    def describe(self) -> dict[str, Any]:
+        """See `Target.describe`: the emulator, what of the model it lacks, and the system root's versions."""
+        about: dict[str, Any] = {"emulator": f"qemu {self._qemu.version}", "arch": self._qemu.arch, "cpu": self._cpu}
         if self._left_out:
             about["not_emulated"] = list(self._left_out)
         if self._root is not None:

@@ -1,0 +1,258 @@
+"""Portability: whether one build gives the same numbers on other processors' instruction sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from hwbench import stats
+from hwbench.backend import backends
+from hwbench.dataset import Dataset
+from hwbench.graph import Layer, matching_layers
+from hwbench.metrics import Fidelity, FidelityResult
+from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
+from hwbench.studies.outputs import chunks, row
+from hwbench.table import Row, condition
+from hwbench.targets import check_machine
+from hwbench.worker.protocol import LOCAL, Job, JobResult, JobStatus, Limits
+
+NATIVE = "native"
+LOSS = "sqnr_loss_db"
+PORTABLE = "portable"
+# Beyond this, outputs differ by the rounding of float32 and no loss is counted.
+_FLOAT_DB = 100.0
+# Floats depart where they differ by more than this share of the tensor's largest value; whole numbers where they differ.
+_ROUNDING = 1e-4
+# What decides how int8 products are summed, best first: one of a processor's extensions names its way.
+_INT8 = (
+    "amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "avx", "sse4_2", "sse4_1", "i8mm", "asimddp", "asimd",
+)  # fmt: skip
+
+
+class PortabilitySettings(Settings):
+    """What the study can be told."""
+
+    targets: tuple[str, ...] = Field(
+        (NATIVE, "x86_64/Haswell", "x86_64/Nehalem", "aarch64/cortex-a53"),
+        description="'native', or the instruction set and the processor model that QEMU emulates; native is always measured",
+    )
+    layer_inputs: int = Field(32, gt=0, description="inputs the layers are compared on")
+    max_loss_db: float = Field(1.0, ge=0, description="loss of SQNR up to which a build counts as portable, in dB")
+
+    @field_validator("targets")
+    @classmethod
+    def _named(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            if target != NATIVE and target.count("/") != 1:
+                raise ValueError("a target is 'native' or ARCH/CPU, such as 'x86_64/Haswell'")
+        return targets
+
+
+class PortabilityStudy(Study):
+    """One build's outputs on several instruction sets, held against the reference's and against those on this processor.
+
+    Where they are not the same, the build's layers are compared too, and the first that departs is named.
+    """
+
+    name = "portability"
+    headline = LOSS
+    settings_type = PortabilitySettings
+    default = False
+
+    def check(self, settings: PortabilitySettings, data: Dataset, *, classifies: bool) -> None:
+        """Raise `UnknownNameError` where an emulator is here and knows no such processor model."""
+        for target in settings.targets:
+            check_machine(_machine(target))
+
+    def plan(self, case: Case, settings: PortabilitySettings) -> dict[str, Job]:
+        """The reference's golden outputs; the build's, and the runtime's version, on every target."""
+        if not _on_cpu(case):
+            return {}
+        jobs = {"reference": case.evaluation(GOLDEN, subject=case.reference)}
+        for target in _targets(case, settings):
+            jobs[target] = self._evaluation(case, target)
+            jobs[f"{target} probe"] = Job(
+                "hwbench.worker.tasks.probe:run",
+                backend=backends.reference(case.subject.backend),
+                limits=Limits(timeout_s=120),
+                machine=_machine(target),
+            )
+        return jobs
+
+    def extend(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Copies of the build that return their layers, on this processor and on targets whose outputs depart."""
+        if not results or f"{NATIVE} layers" in results:
+            return {}
+        names = [layer.built for layer in self._layers(case)]
+        apart = [target for target in _targets(case, settings) if self._departs(case, results, target)]
+        if not names or not apart:
+            return {}
+        n = min(settings.layer_inputs, case.data.n)
+        jobs = {}
+        for target in (NATIVE, *apart):
+            job = self._evaluation(case, target)
+            params = {**job.params, "outputs": names, "expose": True, "n": n}
+            jobs[f"{target} layers"] = replace(job, params=params)
+        return jobs
+
+    def measure(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> Analysis:
+        """As `Study.measure`; a target that the build does not run on has a row of its own."""
+        if not _on_cpu(case):
+            return Analysis([self.missing("unavailable", "the build does not run on the processor")])
+        for label in ("reference", NATIVE):
+            status, detail = _ending(results[label])
+            if status != "ok":
+                return Analysis([self.missing(status, f"{label}: {detail}")])
+        return self.analyse(case, settings, results)
+
+    def analyse(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> Analysis:
+        """Rows for every target, then the worst of them."""
+        native = self._against(case, results["reference"], results[NATIVE])
+        rows: list[Row] = []
+        losses: dict[str, float] = {}
+        for target in _targets(case, settings):
+            result, at = results[target], condition(target=target)
+            status, detail = _ending(result)
+            if status != "ok":
+                rows.append(Row(self.name, "sqnr_db", at, status=status, detail=detail))
+                continue
+            found = self._against(case, results["reference"], result)
+            rows.extend(self._figures(found, at, self._circumstances(case, results, target)))
+            if target != NATIVE:
+                losses[target] = _loss(native, found)
+                rows.extend(self._beside_native(case, settings, results, target, losses[target]))
+        rows.append(self._worst(losses, case.data.n))
+        return Analysis(rows)
+
+    def _evaluation(self, case: Case, target: str) -> Job:
+        return case.evaluation(GOLDEN, subject=replace(case.subject, machine=_machine(target)))
+
+    def _layers(self, case: Case) -> Sequence[Layer]:
+        return matching_layers(case.subject.build.model, case.reference.build.model)
+
+    def _departs(self, case: Case, results: Mapping[str, JobResult], target: str) -> bool:
+        ran = all(_ending(results[name])[0] == "ok" for name in (NATIVE, target))
+        return ran and target != NATIVE and _compare(results[NATIVE], results[target], case.data.n).departs
+
+    def _against(self, case: Case, reference: JobResult, result: JobResult) -> FidelityResult:
+        return _compare(reference, result, case.data.n).figures
+
+    def _figures(self, found: FidelityResult, at: str, detail: str) -> Iterator[Row]:
+        n = found.samples
+        yield Row(self.name, "sqnr_db", at, found.sqnr_db, "dB", n=n, detail=detail)
+        if found.top1_agreement is not None:
+            share = stats.proportion(found.top1_agreement, n, LEVEL)
+            yield row(self.name, "top1_agreement", share, "ratio", at, detail=detail)
+
+    def _beside_native(
+        self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str, loss: float
+    ) -> Iterator[Row]:
+        """A target's figures against the same build on this processor, and what they come to."""
+        pair = _compare(results[NATIVE], results[target], case.data.n)
+        yield from self._figures(pair.figures, condition(against=NATIVE, target=target), "")
+        first = self._first_departing(case, settings, results, target) if pair.departs else None
+        if first is not None:
+            yield first
+        portable = not pair.departs or loss <= settings.max_loss_db
+        verdict = (
+            "the same, bit for bit" if pair.equal
+            else "the same but for the rounding of floats" if not pair.departs
+            else f"other numbers, {max(loss, 0.0):.1f} dB further from the reference"
+        )  # fmt: skip
+        yield Row(self.name, LOSS, condition(target=target), loss, "dB", n=case.data.n, detail=verdict)
+        yield Row(self.name, PORTABLE, condition(target=target), float(portable), n=case.data.n, detail=verdict)
+
+    def _first_departing(
+        self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str
+    ) -> Row | None:
+        """The first layer, in the graph's order, whose values are not the same; None where layers cannot be compared."""
+        ours, theirs = results.get(f"{NATIVE} layers"), results.get(f"{target} layers")
+        if ours is None or theirs is None or not _ending(ours)[0] == _ending(theirs)[0] == "ok":
+            return None
+        n = min(settings.layer_inputs, case.data.n)
+        for index, layer in enumerate(self._layers(case)):
+            pair = _compare(ours, theirs, n, index, layer)
+            if pair.departs:
+                at = condition(against=NATIVE, target=target, tensor=layer.name)
+                detail = f"{layer.op_type}: the first layer that departs"
+                return Row(self.name, "sqnr_db", at, pair.figures.sqnr_db, "dB", n=n, detail=detail)
+        return None
+
+    def _circumstances(self, case: Case, results: Mapping[str, JobResult], target: str) -> str:
+        """How the target computes int8, and the versions that differ from this processor's: a second factor."""
+        runtime = case.subject.backend_type.runtime
+        probe, native = results[f"{target} probe"], results[f"{NATIVE} probe"]
+        if not (probe.ok and native.ok):
+            return ""
+        there, here = probe.data["versions"], native.data["versions"]
+        level = next((name for name in _INT8 if name in probe.data["isa"]), "")
+        parts = [level, f"{runtime} {there.get(runtime, '')}"]
+        if there.get(runtime) != here.get(runtime):
+            parts.append(f"second factor: natively {runtime} {here.get(runtime, '')}")
+        parts += [f"qemu {there['qemu']}"] if "qemu" in there else []
+        return "; ".join(part for part in parts if part)
+
+    def _worst(self, losses: Mapping[str, float], n: int) -> Row:
+        if not losses:
+            return self.missing("unavailable", "no other instruction set could be emulated here")
+        target = max(losses, key=lambda name: losses[name])
+        return Row(self.name, LOSS, value=losses[target], unit="dB", n=n, detail=f"the worst, on {target}")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two runs' values of one tensor side by side."""
+
+    figures: FidelityResult
+    equal: bool
+    departs: bool
+
+
+def _compare(a: JobResult, b: JobResult, n: int, index: int = 0, layer: Layer | None = None) -> _Pair:
+    """Compare the ``index``-th array of two results; of a quantized layer, the figures are of the numbers it stands for."""
+    fidelity, equal, departs = Fidelity(), True, False
+    for (_, first), (_, second) in zip(chunks(a, "golden", n, index), chunks(b, "golden", n, index), strict=True):
+        same = np.array_equal(first, second, equal_nan=np.issubdtype(first.dtype, np.floating))
+        equal &= same
+        departs |= not same and _apart(first, second)
+        fidelity.add(*((layer.real(first), layer.real(second)) if layer else (first, second)))
+    return _Pair(fidelity.result(), equal, departs)
+
+
+def _apart(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
+    if not np.issubdtype(first.dtype, np.floating):
+        return True
+    largest = float(np.max(np.abs(first), initial=0.0, where=np.isfinite(first)))
+    return not np.allclose(second, first, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True)
+
+
+def _loss(native: FidelityResult, there: FidelityResult) -> float:
+    """By how many dB the outputs are further from the reference than on this processor."""
+    if math.isnan(native.sqnr_db) or math.isnan(there.sqnr_db):
+        return math.inf
+    return min(native.sqnr_db, _FLOAT_DB) - min(there.sqnr_db, _FLOAT_DB)
+
+
+def _ending(result: JobResult) -> tuple[JobStatus, str]:
+    return result.failed.get("golden", (result.status, result.detail))
+
+
+def _on_cpu(case: Case) -> bool:
+    return case.subject.backend_type().device(case.subject.options).upper() == "CPU"
+
+
+def _targets(case: Case, settings: PortabilitySettings) -> list[str]:
+    """This processor, the targets asked for, and the profile's own where it is emulated."""
+    own = case.subject.machine
+    emulated = [f"{own['arch']}/{own['cpu']}"] if own["kind"] == "emulated" else []
+    return list(dict.fromkeys([NATIVE, *settings.targets, *emulated]))
+
+
+def _machine(target: str) -> Mapping[str, str]:
+    arch, _, cpu = target.partition("/")
+    return LOCAL if target == NATIVE else {"kind": "emulated", "arch": arch, "cpu": cpu}
