@@ -15,6 +15,7 @@ from hwbench.backend import backends
 from hwbench.dataset import Dataset
 from hwbench.graph import Layer, matching_layers
 from hwbench.metrics import Fidelity, FidelityResult
+from hwbench.model import read_proto
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import chunks, row
 from hwbench.table import Row, condition
@@ -26,7 +27,7 @@ LOSS = "sqnr_loss_db"
 PORTABLE = "portable"
 # Beyond this, outputs differ by the rounding of float32 and no loss is counted.
 _FLOAT_DB = 100.0
-# Floats depart where they differ by more than this share of the tensor's largest value; whole numbers where they differ.
+# Floats depart where they differ by more than this share of the tensor's largest value; quantized ones where they differ.
 _ROUNDING = 1e-4
 # What decides how int8 products are summed, best first: one of a processor's extensions names its way.
 _INT8 = (
@@ -88,16 +89,15 @@ class PortabilityStudy(Study):
         """Copies of the build that return their layers, on this processor and on targets whose outputs depart."""
         if not results or f"{NATIVE} layers" in results:
             return {}
-        names = [layer.built for layer in self._layers(case)]
+        ends = self._ends(case)
         apart = [target for target in _targets(case, settings) if self._departs(case, results, target)]
-        if not names or not apart:
+        if not ends or not apart:
             return {}
-        n = min(settings.layer_inputs, case.data.n)
         jobs = {}
         for target in (NATIVE, *apart):
             job = self._evaluation(case, target)
-            params = {**job.params, "outputs": names, "expose": True, "n": n}
-            jobs[f"{target} layers"] = replace(job, params=params)
+            params = {**job.params, "upto": ends, "n": min(settings.layer_inputs, case.data.n)}
+            jobs[f"{target} layers"] = replace(job, params=params, variants=tuple(ends))
         return jobs
 
     def measure(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -135,6 +135,15 @@ class PortabilityStudy(Study):
     def _layers(self, case: Case) -> Sequence[Layer]:
         return matching_layers(case.subject.build.model, case.reference.build.model)
 
+    def _ends(self, case: Case) -> dict[str, str]:
+        """Layer to the tensor at which the graph is cut to see it: where it is quantized, after it is dequantized again.
+
+        That is how the whole graph ends, so that the part is compiled as in the whole.
+        """
+        nodes = read_proto(case.subject.build.model).graph.node
+        dequantized = {node.input[0]: node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+        return {layer.name: dequantized.get(layer.built, layer.built) for layer in self._layers(case)}
+
     def _departs(self, case: Case, results: Mapping[str, JobResult], target: str) -> bool:
         ran = all(_ending(results[name])[0] == "ok" for name in (NATIVE, target))
         return ran and target != NATIVE and _compare(results[NATIVE], results[target], case.data.n).departs
@@ -162,7 +171,8 @@ class PortabilityStudy(Study):
         verdict = (
             "the same, bit for bit" if pair.equal
             else "the same but for the rounding of floats" if not pair.departs
-            else f"other numbers, {max(loss, 0.0):.1f} dB further from the reference"
+            else "rounded otherwise in places, as close to the reference" if portable
+            else f"other numbers, {loss:.1f} dB further from the reference"
         )  # fmt: skip
         yield Row(self.name, LOSS, condition(target=target), loss, "dB", n=case.data.n, detail=verdict)
         yield Row(self.name, PORTABLE, condition(target=target), float(portable), n=case.data.n, detail=verdict)
@@ -172,11 +182,13 @@ class PortabilityStudy(Study):
     ) -> Row | None:
         """The first layer, in the graph's order, whose values are not the same; None where layers cannot be compared."""
         ours, theirs = results.get(f"{NATIVE} layers"), results.get(f"{target} layers")
-        if ours is None or theirs is None or not _ending(ours)[0] == _ending(theirs)[0] == "ok":
+        if ours is None or theirs is None:
             return None
         n = min(settings.layer_inputs, case.data.n)
-        for index, layer in enumerate(self._layers(case)):
-            pair = _compare(ours, theirs, n, index, layer)
+        for layer in self._layers(case):
+            if not all(layer.name in result.data.get("variants", {}) for result in (ours, theirs)):
+                continue  # a runtime may refuse a part of a graph
+            pair = _compare(ours, theirs, n, layer.name, exact=layer.scale is not None)
             if pair.departs:
                 at = condition(against=NATIVE, target=target, tensor=layer.name)
                 detail = f"{layer.op_type}: the first layer that departs"
@@ -213,20 +225,18 @@ class _Pair:
     departs: bool
 
 
-def _compare(a: JobResult, b: JobResult, n: int, index: int = 0, layer: Layer | None = None) -> _Pair:
-    """Compare the ``index``-th array of two results; of a quantized layer, the figures are of the numbers it stands for."""
+def _compare(a: JobResult, b: JobResult, n: int, variant: str = "golden", exact: bool = False) -> _Pair:
+    """Compare what two evaluations stored of one variant; ``exact``: whether any difference is a departure."""
     fidelity, equal, departs = Fidelity(), True, False
-    for (_, first), (_, second) in zip(chunks(a, "golden", n, index), chunks(b, "golden", n, index), strict=True):
+    for (_, first), (_, second) in zip(chunks(a, variant, n), chunks(b, variant, n), strict=True):
         same = np.array_equal(first, second, equal_nan=np.issubdtype(first.dtype, np.floating))
         equal &= same
-        departs |= not same and _apart(first, second)
-        fidelity.add(*((layer.real(first), layer.real(second)) if layer else (first, second)))
+        departs |= not same and (exact or _apart(first, second))
+        fidelity.add(first, second)
     return _Pair(fidelity.result(), equal, departs)
 
 
 def _apart(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
-    if not np.issubdtype(first.dtype, np.floating):
-        return True
     largest = float(np.max(np.abs(first), initial=0.0, where=np.isfinite(first)))
     return not np.allclose(second, first, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True)
 

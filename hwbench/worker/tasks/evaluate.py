@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 
 from hwbench.backend import Array, Feeds, Session
+from hwbench.faults.cuts import GraphCutter
 from hwbench.npy import NpyWriter, rows
 from hwbench.topk import topk
 from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
@@ -32,12 +34,16 @@ def run(job: JobContext) -> dict[str, Any]:
         outputs: Names of the tensors to keep: outputs, or with ``expose`` any tensors of the graph.
         keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
         variants: Variant name to what is perturbed (`hwbench.worker.perturb`).
+        upto: In place of ``outputs`` and ``variants``: variant name to the tensor at which the graph then ends. Every part is
+            compiled alone: a runtime that must give a tensor away may not fuse what is around it.
 
     Returns:
         ``restored``: whether the golden output recomputed at the end was the same, bit for bit (where stored numbers were
         changed). Per variant: ``arrays``, one name per output; ``n_faults``; ``failed``, why, where the runtime refused the
         faulty build or the memory stopped it; ``memory``, what the memory reports, under memory errors.
     """
+    if "upto" in job.params:
+        return _run_parts(job)
     variants: Mapping[str, Mapping[str, Any]] = job.params["variants"]
     source = Path(job.params["model"])
     weights = None
@@ -51,6 +57,20 @@ def run(job: JobContext) -> dict[str, Any]:
             job.start(name)
             job.done(name, evaluation.variant(variants[name]))
         return {"restored": evaluation.restored()} if weights else {}
+
+
+def _run_parts(job: JobContext) -> dict[str, Any]:
+    cutter = GraphCutter(onnx.load(job.params["model"]))
+    backend = job.load_backend()
+    for name in job.variants:
+        job.start(name)
+        tensor = job.params["upto"][name]
+        part = cutter.segment(cutter.inputs, [tensor])
+        with backend.compile(part.SerializeToString(), job.options) as session:
+            fed = {spec.name: job.params["inputs"][spec.name] for spec in session.inputs}
+            params = {**job.params, "inputs": fed, "outputs": [tensor], "variants": {}}
+            job.done(name, _Evaluation(replace(job, params=params), session, None).variant({"kind": "golden"}))
+    return {}
 
 
 class _Evaluation:
