@@ -114,6 +114,7 @@ class Accept(_Section):
     min_accuracy: float | None = Field(None, description="of the primary metric, where higher is better")
     min_top1_agreement: float | None = None
     min_sqnr_db: float | None = None
+    max_sqnr_loss_db: float | None = Field(None, description="on the worst of the portability study's targets")
     max_p50_ms: float | None = None
     max_p90_ms: float | None = None
     max_p99_ms: float | None = None

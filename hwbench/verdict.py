@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "min_accuracy": Rule("accuracy", "primary", at_most=False),
     "min_top1_agreement": Rule("fidelity", "top1_agreement", at_most=False),
     "min_sqnr_db": Rule("fidelity", "sqnr_db", at_most=False),
+    "max_sqnr_loss_db": Rule("portability", "sqnr_loss_db"),
     "max_p50_ms": Rule("latency", "p50_ms", _BATCH_1),
     "max_p90_ms": Rule("latency", "p90_ms", _BATCH_1),
     "max_p99_ms": Rule("latency", "p99_ms", _BATCH_1),

@@ -1,10 +1,11 @@
-"""``hwbench targets``: what this machine can enforce on a build, and serving as a board."""
+"""``hwbench targets``: what this machine can enforce and emulate; system roots; serving as a board."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +13,14 @@ from hwbench.cli.console import console
 from hwbench.cli.options import Json
 
 app = typer.Typer(rich_markup_mode=None)
+_VERSIONED = re.compile(r"-v\d+$")  # QEMU's own revisions of a model, which --json lists too
+# Of a system root's packages, those that decide numbers.
+_TOLD = ("python3.11", "numpy", "onnx", "onnxruntime")
 
 
 @app.callback(invoke_without_command=True)
 def targets(context: typer.Context, as_json: Json = False) -> None:
-    """List what limits this machine can enforce on a build, and how."""
+    """List what limits this machine can enforce on a build, and which processors it can emulate."""
     if context.invoked_subcommand is None:
         _list(as_json)
 
@@ -38,16 +42,41 @@ def serve_command(
     serve(resource, scheduler, ca_file=tls_ca_file, cert=tls_cert, key=tls_key)
 
 
+@app.command()
+def install(
+    arch: Annotated[str, typer.Argument(help="The instruction set: aarch64.")],
+    mirror: Annotated[
+        str, typer.Option("--mirror", help="Address of a Debian mirror; default: this machine's apt sources.")
+    ] = "",
+) -> None:
+    """Install the system root in which Python of another instruction set runs; goes on where it was cut off."""
+    from hwbench.targets import sysroot
+
+    sysroot.install(arch, lambda text: console().print(text, highlight=False), mirror=mirror)
+
+
+@app.command()
+def remove(arch: Annotated[str, typer.Argument(help="The instruction set: aarch64.")]) -> None:
+    """Remove every system root of an instruction set."""
+    from hwbench.targets import sysroot
+
+    removed = sysroot.remove(arch)
+    typer.echo("\n".join(f"{path}: removed" for path in removed) or f"no system root of {arch} is installed")
+
+
 def _list(as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from hwbench.host import describe_host
+    from hwbench.targets.emulated import emulations
     from hwbench.targets.limits import mechanism
 
-    host, support = describe_host(), mechanism()
+    host, support, emulated = describe_host(), mechanism(), emulations()
     if as_json:
-        typer.echo(json.dumps({"local": {"host": host, "limits": asdict(support)}}, indent=2))
+        content: dict[str, Any] = {"local": {"host": host, "limits": asdict(support)}}
+        content["emulated"] = {arch: asdict(one) for arch, one in emulated.items()}
+        typer.echo(json.dumps(content, indent=2))
         return
     table = Table("target", "what", "how")
     table.add_row("local", "processor", f"{host['cpu_model']}, {host['cores_logical']} cores, {host['memory_mib']} MiB")
@@ -57,4 +86,9 @@ def _list(as_json: bool) -> None:
         escape(support.memory + (f" ({support.memory_reason})" if support.memory_reason else "")),
     )
     table.add_row("", "processor quota (cpu_quota)", escape(support.cpu or f"none: {support.cpu_reason}"))
+    for arch, one in emulated.items():
+        runs = ", ".join(f"{name} {version}" for name, version in one.system_root.items() if name in _TOLD)
+        how = f"{one.emulator}; {runs or 'the packages installed here'}" if one.available else one.reason
+        table.add_row("emulated", arch, escape(how if one.available else f"{how}\n  {one.hint}"))
+        table.add_row("", "", escape(", ".join(cpu for cpu in one.cpus if not _VERSIONED.search(cpu))))
     console().print(table)

@@ -68,6 +68,7 @@ def _target(content: object) -> str:
     parts = (
         str(target.get("kind") or ""),
         f"{cap} MiB of memory" if cap else "",
+        f"{target['cpu']} ({target['arch']})" if target.get("cpu") else "",
         f"{quota} cores" if quota else "",
         f"enforced by {target['mechanism']}" if target.get("mechanism") and (cap or quota) else "",
     )

@@ -28,6 +28,8 @@ METRIC_TITLES = {
     "mean_abs_error": "Mean absolute error",
     "sqnr_db": "SQNR",
     "top1_agreement": "Top-1 agreement",
+    "sqnr_loss_db": "Loss of SQNR",
+    "portable": "Portable",
     "nodes_as_asked": "Nodes as asked",
     "p50_ms": "Latency p50",
     "p90_ms": "Latency p90",

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hwbench.backend import backends
 from hwbench.cpuid import EMULATED_CPU, EMULATOR
-from hwbench.errors import InputError, UnknownNameError
+from hwbench.errors import InputError, UnavailableError, UnknownNameError
 from hwbench.host import cache_home
 from hwbench.targets.local import LocalTarget
 from hwbench.targets.qemu import ARCHITECTURES, find_qemu
@@ -108,3 +110,40 @@ def _worker_code() -> Path:
             partial.symlink_to(source)
             partial.replace(link)
     return folder
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What of one instruction set this machine can emulate.
+
+    Attributes:
+        available: Whether a worker can run there.
+        reason: Why not; empty if it can.
+        hint: The command that would help.
+        emulator: QEMU's version; empty without it.
+        cpus: The processor models, as QEMU calls them.
+        system_root: Versions of what is installed for it; empty where this machine's own packages serve.
+    """
+
+    available: bool
+    reason: str = ""
+    hint: str = ""
+    emulator: str = ""
+    cpus: tuple[str, ...] = ()
+    system_root: Mapping[str, str] = field(default_factory=dict)
+
+
+def emulations() -> dict[str, Emulation]:
+    """Instruction set to what of it this machine can emulate."""
+    found: dict[str, Emulation] = {}
+    for arch in ARCHITECTURES:
+        known: dict[str, Any] = {}
+        try:
+            qemu = find_qemu(arch)
+            known = {"emulator": f"qemu {qemu.version}", "cpus": qemu.cpus}
+            if arch != platform.machine():
+                known["system_root"] = system_root(arch).versions
+            found[arch] = Emulation(True, **known)
+        except UnavailableError as error:
+            found[arch] = Emulation(False, error.reason, error.hint, **known)
+    return found

@@ -19,6 +19,7 @@ from hwbench.report.sections import (
     memory_errors,
     noise,
     other,
+    portability,
     scaling,
     sustained,
     tradeoff,
@@ -39,7 +40,7 @@ class SectionModule(Protocol):
 
 
 MODULES: tuple[SectionModule, ...] = (
-    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, coverage, lint,
+    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, portability, coverage, lint,
 )  # fmt: skip
 
 
