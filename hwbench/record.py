@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwbench import __version__
-from hwbench.backend import backends
+from hwbench.backend import Availability, backends
 from hwbench.host import describe_host, package_versions
 from hwbench.preparation import REFERENCE_PROFILE, Prepared
 from hwbench.profile import Profile
@@ -69,21 +69,27 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def second_factor(profile: Profile, there: Mapping[str, str], here: Mapping[str, str]) -> dict[str, str]:
-    """What a profile's figures differ in from the reference's beside the build: the runtime's version on its target.
+def found_there(
+    profile: Profile, device: str, found: Availability, machine: Mapping[str, Any], here: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a profile's target turned out to be, for its ``ran``.
 
     Args:
         profile: The profile.
-        there: Package versions on its target.
+        device: The backend's device.
+        found: What the backend's probe told there.
+        machine: What the target tells of itself.
         here: Package versions on this machine, on which the reference runs.
-
-    Returns:
-        ``second_factor``, in words; nothing where there is none, or another runtime is what the profile is about.
     """
+    ran = {"device": device, "versions": dict(found.versions), "isa": list(found.isa)}
+    if machine:
+        ran["machine"] = dict(machine)
     runtime = backends.get(REFERENCE_PROFILE.backend).runtime
-    if profile.backend != REFERENCE_PROFILE.backend or there.get(runtime) == here.get(runtime):
-        return {}
-    return {"second_factor": f"second factor: {runtime} {there.get(runtime)}, the reference's is {here.get(runtime)}"}
+    ours, theirs = found.versions.get(runtime), here.get(runtime) or here.get(f"{runtime}-gpu")
+    # Where another runtime is what the profile is about, its version is no second factor.
+    if profile.target.kind != "local" and profile.backend == REFERENCE_PROFILE.backend and ours != theirs:
+        ran["second_factor"] = f"second factor: {runtime} {ours}, the reference's is {theirs}"
+    return ran
 
 
 def with_factor(row: Row, ran: Mapping[str, Any]) -> Row:

@@ -20,7 +20,7 @@ from hwbench.npy import NpyFile
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import finite, first_record, now, second_factor, with_factor
+from hwbench.record import finite, first_record, found_there, now, with_factor
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
@@ -351,13 +351,7 @@ class _Run:
             )
         entry = self.record["profiles"].get(profile.name)
         if entry is not None:
-            entry["ran"] = {
-                "device": device,
-                "versions": dict(found.versions),
-                "isa": list(found.isa),
-                **({"machine": about} if about else {}),
-                **second_factor(profile, found.versions, self.record["packages"]),
-            }
+            entry["ran"] = found_there(profile, device, found, about, self.record["packages"])
 
     def _start_builds(self) -> None:
         """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
