@@ -1,6 +1,9 @@
 """What all tests share: hypothesis without a deadline, a build cache of their own, runtimes that do not report their use."""
 
+import os
+
 import pytest
+from emulation import lend_aarch64
 from hypothesis import settings
 
 from hwbench.telemetry import silence_telemetry
@@ -15,3 +18,10 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HWBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def aarch64(own_cache, tmp_path_factory):
+    """The system root of aarch64, one for all the processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    lend_aarch64((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "system-roots")
