@@ -290,7 +290,11 @@ def test_the_promised_profiles_are_shipped():
         *("cpu-fp32", "cpu-int8", "cpu-int8-safe", "cpu-int8-dynamic", "cpu-int4"),
         *("openvino-fp32", "openvino-bf16", "openvino-int8"),
         *("gpu-cuda-fp32", "gpu-cuda-fp16", "gpu-tensorrt-fp16", "gpu-tensorrt-int8", "edge-int8-128m"),
+        *("cpu-int8-avx2", "cpu-int8-sse4", "cpu-int8-s8s8-avx2", "cpu-int8-safe-avx2", "openvino-int8-avx2"),
+        *("edge-cortex-a53-int8", "edge-cortex-a76-int8", "edge-neoverse-fp32"),
     }
+    assert load_profile("cpu-int8-s8s8-avx2").target.machine == {"kind": "emulated", "arch": "x86_64", "cpu": "Haswell"}
+    assert load_profile("cpu-int8-s8s8-avx2").precision.activations == "s8"
     assert load_profile("edge-int8-128m").target.memory_mib == 128
     assert load_profile("cpu-int8-safe").precision.reduce_range
 

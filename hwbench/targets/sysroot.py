@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -249,6 +250,10 @@ def _download_wheels(pins: Pins, folder: Path, work: Path, tell: Callable[[str],
 
 
 def _pip(command: str, pins: Pins, requirements: Path, *arguments: object) -> None:
+    if find_spec("pip") is None:
+        raise UnavailableError(
+            "installing a system root needs pip in this environment", f"{sys.executable} -m ensurepip"
+        )
     version = pins.python.rpartition("python")[2]
     tags = [option for tag in pins.platforms for option in ("--platform", tag)]
     _call(
@@ -256,7 +261,7 @@ def _pip(command: str, pins: Pins, requirements: Path, *arguments: object) -> No
         *("--python-version", version, "--implementation", "cp", *tags, "--requirement", str(requirements)),
         *(str(argument) for argument in arguments),
         timeout=_DOWNLOAD_S,
-        hint=f"{sys.executable} -m ensurepip" if "No module named pip" else "",
+        name=f"pip {command}",
     )
 
 
@@ -273,20 +278,22 @@ def _call(
     cwd: Path | None = None,
     timeout: float = 300.0,
     env: Mapping[str, str] | None = None,
+    name: str = "",
     hint: str = "",
 ) -> str:
     """Run a tool and return what it printed; its last words become the reason where it fails."""
+    name = name or Path(command[0]).name
     try:
         ended = subprocess.run(command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UnavailableError(
-            f"installing a system root needs {command[0]}", f"apt-get install {command[0]}"
+            f"installing a system root needs {name}", "install it on Debian or a system derived from it"
         ) from None
     except subprocess.TimeoutExpired:
-        raise UnavailableError(f"{Path(command[0]).name} took longer than {timeout:g} s; try again") from None
+        raise UnavailableError(f"{name} took longer than {timeout:g} s; try again") from None
     if ended.returncode:
         said = (ended.stderr or ended.stdout).strip().splitlines()
-        raise UnavailableError(f"{Path(command[0]).name} failed: {' '.join(said[-3:])[:500]}", hint)
+        raise UnavailableError(f"{name} failed: {' '.join(said[-3:])[:500]}", hint)
     return ended.stdout
 
 

@@ -186,3 +186,34 @@ def test_what_ran_is_worded():
     assert ran_text({"device": "cpu", "precision": {"int8": 12, "fp32": 3}}) == "nodes: 12 int8, 3 fp32 on cpu"
     assert ran_text({"precision": {"": 3}}) == "nodes: 3 unstated"
     assert ran_text({}) == ""
+
+
+def test_portability_names_what_is_lost_where_and_first_at_which_layer():
+    at = {"target": "x86_64/Haswell"}
+    verdict = "other numbers, 20.8 dB further from the reference"
+    rows = [
+        Row(
+            "portability", "sqnr_db", condition(target="native"), 35.8, "dB", n=256, detail="avx512_vnni; onnxruntime 1"
+        ),
+        Row("portability", "sqnr_db", condition(**at), 15.04, "dB", n=256, detail="avx2; onnxruntime 1; qemu 7"),
+        Row("portability", "top1_agreement", condition(against="native", **at), 0.988, "ratio", n=256),
+        Row(
+            "portability",
+            "sqnr_db",
+            condition(against="native", tensor=HOSTILE, **at),
+            11.9,
+            "dB",
+            detail="Conv: first",
+        ),
+        Row("portability", "portable", condition(**at), 0.0, detail=verdict),
+        Row("portability", "sqnr_db", condition(target="aarch64/max"), status="unavailable", detail="no QEMU"),
+    ]
+    view = View({}, to_frame(replace(row, profile="p") for row in rows), [])
+    figures, targets = by_title(view, "Will it be the same on their machines?").tables
+    assert figures.columns == ("Profile", "native", "x86_64/Haswell", "aarch64/max")
+    ((_, native, haswell, arm),) = figures.rows
+    assert (native.text, haswell.text, haswell.tone, arm.tone) == ("35.8 dB", "15.0 dB", "fail", "unavailable")
+    assert haswell.notes == (verdict, "same best class as here: 0.988", f"first at {HOSTILE} (Conv), 11.9 dB from here")
+    assert [row[1].text for row in targets.rows] == [
+        *("avx512_vnni; onnxruntime 1", "avx2; onnxruntime 1; qemu 7", "unavailable: no QEMU")
+    ]
