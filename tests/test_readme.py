@@ -26,6 +26,8 @@ NOT_RUN = [
     r"make demo",
     r"make test",
     r"pip install 'hwbench-ml\[[\w,]+\]'",
+    r"hwbench targets install aarch64",
+    r"hwbench run .+ --studies portability .+",
     r"hwbench export package\.module:make_model .+",
     r"hwbench run int8\.onnx --reference fp32\.onnx .+",
     r"dask (scheduler|worker tcp://HOST:8786 --nthreads 1)",
