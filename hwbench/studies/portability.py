@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -17,7 +18,7 @@ from hwbench.graph import Layer, matching_layers
 from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.model import read_proto
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
-from hwbench.studies.outputs import chunks, row
+from hwbench.studies.outputs import Array, chunks, row
 from hwbench.table import Row, condition
 from hwbench.targets import check_machine
 from hwbench.worker.protocol import LOCAL, Job, JobResult, JobStatus, Limits
@@ -42,7 +43,7 @@ class PortabilitySettings(Settings):
         (NATIVE, "x86_64/Haswell", "x86_64/Nehalem", "aarch64/cortex-a53"),
         description="'native', or the instruction set and the processor model that QEMU emulates; native is always measured",
     )
-    layer_inputs: int = Field(32, gt=0, description="inputs the layers are compared on")
+    layer_inputs: int = Field(32, gt=0, description="inputs the layers are compared on, of those whose outputs depart")
     max_loss_db: float = Field(1.0, ge=0, description="loss of SQNR up to which a build counts as portable, in dB")
 
     @field_validator("targets")
@@ -86,18 +87,14 @@ class PortabilityStudy(Study):
         return jobs
 
     def extend(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
-        """Copies of the build that return their layers, on this processor and on targets whose outputs depart."""
-        if not results or f"{NATIVE} layers" in results:
-            return {}
-        ends = self._ends(case)
-        apart = [target for target in _targets(case, settings) if self._departs(case, results, target)]
-        if not ends or not apart:
-            return {}
+        """The build's layers, here and on every target whose outputs depart, for some of the inputs whose outputs do."""
+        ends = self._ends(case) if results else {}
         jobs = {}
-        for target in (NATIVE, *apart):
-            job = self._evaluation(case, target)
-            params = {**job.params, "upto": ends, "n": min(settings.layer_inputs, case.data.n)}
-            jobs[f"{target} layers"] = replace(job, params=params, variants=tuple(ends))
+        for target in _targets(case, settings):
+            inputs = self._departing_inputs(case, settings, results, target) if ends else []
+            if inputs and f"{target} layers" not in results:
+                for label, machine in ((f"{target} layers", target), (f"{target} layers here", NATIVE)):
+                    jobs[label] = self._layers_job(case, machine, ends, inputs)
         return jobs
 
     def measure(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -144,9 +141,28 @@ class PortabilityStudy(Study):
         dequantized = {node.input[0]: node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
         return {layer.name: dequantized.get(layer.built, layer.built) for layer in self._layers(case)}
 
-    def _departs(self, case: Case, results: Mapping[str, JobResult], target: str) -> bool:
-        ran = all(_ending(results[name])[0] == "ok" for name in (NATIVE, target))
-        return ran and target != NATIVE and _compare(results[NATIVE], results[target], case.data.n).departs
+    def _layers_job(self, case: Case, target: str, ends: Mapping[str, str], inputs: Sequence[int]) -> Job:
+        chosen = hashlib.sha256(json.dumps([case.data.inputs_key, *inputs]).encode()).hexdigest()[:16]
+        files = {}
+        for index, (name, file) in enumerate(case.data.inputs.items()):
+            path = case.work / f"portability-{chosen}-{index}.npy"
+            np.save(path, np.concatenate([file.rows(at, at + 1) for at in inputs]))
+            files[name] = str(path)
+        job = self._evaluation(case, target)
+        params = {**job.params, "upto": dict(ends), "inputs": files, "n": len(inputs)}
+        return replace(job, params=params, variants=tuple(ends), identity={**job.identity, "inputs": chosen})
+
+    def _departing_inputs(
+        self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str
+    ) -> list[int]:
+        """The first inputs whose outputs are others on a target than here; none where it did not run."""
+        if target == NATIVE or any(_ending(results[name])[0] != "ok" for name in (NATIVE, target)):
+            return []
+        found: list[int] = []
+        for start, first, second in _pairs(results[NATIVE], results[target], case.data.n):
+            apart = _apart(first, second).reshape(len(first), -1).any(axis=1)
+            found += [start + int(index) for index in np.flatnonzero(apart)]
+        return found[: settings.layer_inputs]
 
     def _against(self, case: Case, reference: JobResult, result: JobResult) -> FidelityResult:
         return _compare(reference, result, case.data.n).figures
@@ -181,10 +197,10 @@ class PortabilityStudy(Study):
         self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str
     ) -> Row | None:
         """The first layer, in the graph's order, whose values are not the same; None where layers cannot be compared."""
-        ours, theirs = results.get(f"{NATIVE} layers"), results.get(f"{target} layers")
+        ours, theirs = results.get(f"{target} layers here"), results.get(f"{target} layers")
         if ours is None or theirs is None:
             return None
-        n = min(settings.layer_inputs, case.data.n)
+        n = len(self._departing_inputs(case, settings, results, target))
         for layer in self._layers(case):
             if not all(layer.name in result.data.get("variants", {}) for result in (ours, theirs)):
                 continue  # a runtime may refuse a part of a graph
@@ -228,17 +244,24 @@ class _Pair:
 def _compare(a: JobResult, b: JobResult, n: int, variant: str = "golden", exact: bool = False) -> _Pair:
     """Compare what two evaluations stored of one variant; ``exact``: whether any difference is a departure."""
     fidelity, equal, departs = Fidelity(), True, False
-    for (_, first), (_, second) in zip(chunks(a, variant, n), chunks(b, variant, n), strict=True):
-        same = np.array_equal(first, second, equal_nan=np.issubdtype(first.dtype, np.floating))
+    for _, first, second in _pairs(a, b, n, variant):
+        same = np.array_equal(first, second, equal_nan=True)
         equal &= same
-        departs |= not same and (exact or _apart(first, second))
+        departs |= not same and (exact or bool(_apart(first, second).any()))
         fidelity.add(first, second)
     return _Pair(fidelity.result(), equal, departs)
 
 
-def _apart(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
+def _pairs(a: JobResult, b: JobResult, n: int, variant: str = "golden") -> Iterator[tuple[int, Array, Array]]:
+    """Both results' values, some inputs at a time, with the first one's index."""
+    for (start, first), (_, second) in zip(chunks(a, variant, n), chunks(b, variant, n), strict=True):
+        yield start, first, second
+
+
+def _apart(first: Array, second: Array) -> Array:
+    """Where values differ by more than the rounding of floats."""
     largest = float(np.max(np.abs(first), initial=0.0, where=np.isfinite(first)))
-    return not np.allclose(second, first, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True)
+    return ~np.isclose(second, first, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True)
 
 
 def _loss(native: FidelityResult, there: FidelityResult) -> float:
