@@ -91,7 +91,7 @@ class EmulatedTarget(LocalTarget):
         if self._left_out:
             about["not_emulated"] = list(self._left_out)
         if self._root is not None:
-            about["system_root"] = {"path": str(self._root.path), "versions": dict(self._root.versions)}
+            about["system_root"] = dict(self._root.versions)
         return about
 
 
