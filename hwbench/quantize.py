@@ -160,7 +160,7 @@ def _fold(source: Path, target: Path, keep: Sequence[str]) -> None:
             f"ONNX Runtime cannot prepare {source.name} for a build: {str(error).strip()[:500]}"
         ) from error
     onnx.shape_inference.infer_shapes_path(target, target)
-    _drop_unused_opsets(target)
+    _tidy(target)
 
 
 def _is_large(model: Path) -> bool:
@@ -168,10 +168,22 @@ def _is_large(model: Path) -> bool:
     return model.with_name(f"{model.name}.data").exists()
 
 
-def _drop_unused_opsets(path: Path) -> None:
-    """ONNX Runtime's saved graphs import every domain it knows, whether or not another reader does."""
+def _tidy(path: Path) -> None:
+    """Mend what ONNX Runtime leaves behind in a graph that it saves.
+
+    It imports every domain it knows, whether or not another reader does. And of a MatMul and an Add it makes a Gemm whose bias
+    may have the shape [1, n], which its own quantizer then trips over.
+    """
     model = ir.load(path)
     common.RemoveUnusedOpsetsPass()(model)
+    for node in model.graph:
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        stored = bias.const_value if bias is not None else None
+        if bias is not None and stored is not None and stored.shape.rank() == 2 and len(bias.uses()) == 1:
+            rows, columns = stored.numpy().shape
+            if rows == 1:
+                bias.const_value = ir.tensor(stored.numpy().reshape(columns), name=bias.name)
+                bias.shape = ir.Shape((columns,))
     onnx.save(ir.to_proto(model), path)  # external data stay where they are
 
 

@@ -138,6 +138,16 @@ def test_static_int8_quantizes_every_product(make, method):
     assert made.types[made.quantized("x")[2]] == TensorProto.UINT8
 
 
+def test_a_bias_of_one_row_is_a_bias(make):
+    """As scikit-learn's multilayer perceptrons have them."""
+    proto = models.mlp()
+    (bias,) = [tensor for tensor in proto.graph.initializer if tensor.name == "b2"]
+    bias.dims[:] = [1, 10]
+    made = make(proto, format="int8")
+    assert made.contents["compute"] == {"int8": 2}
+    assert close(made, proto, 0.06)
+
+
 def test_calibration_methods_differ_in_what_they_clip(make):
     feeds = {"x": models.feeds(models.mlp(), batch=64)["x"] ** 3}  # heavy tails
     feeds["x"][:16] *= 0.1  # entropy clips what comes after the first batch only
