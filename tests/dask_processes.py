@@ -36,8 +36,9 @@ class Processes:
         file = self.folder / f"scheduler-{len(self._started)}.json"
         arguments = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file), *flags]
         process = self.start([sys.executable, "-P", "-m", "distributed.cli.dask_scheduler", *arguments])
-        until(file.exists)
-        return json.loads(file.read_text())["address"], process
+        # Dask writes it in place: it is there before it is whole.
+        text = until(lambda: file.exists() and (text := file.read_text()).rstrip().endswith("}") and text)
+        return json.loads(text)["address"], process
 
     def worker(self, scheduler: str, *flags: str, **environment: str) -> subprocess.Popen[bytes]:
         """A worker of one thread, without a nanny that would start it again."""

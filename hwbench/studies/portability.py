@@ -150,7 +150,8 @@ class PortabilityStudy(Study):
             files[name] = str(path)
         job = self._evaluation(case, target)
         params = {**job.params, "upto": dict(ends), "inputs": files, "n": len(inputs)}
-        return replace(job, params=params, variants=tuple(ends), identity={**job.identity, "inputs": chosen})
+        identity, travels = {**job.identity, "inputs": chosen}, (*job.files, *files.values())
+        return replace(job, params=params, variants=tuple(ends), identity=identity, files=travels)
 
     def _departing_inputs(
         self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str

@@ -140,9 +140,16 @@ class Targets:
         key = json.dumps(dict(machine), sort_keys=True)
         with self._lock:
             if key not in self._open:
-                beside: dict[str, Any] = {"cluster": self._cluster} if machine["kind"] == "remote" else {}
-                self._open[key] = open_target(**machine, **beside)
+                self._open[key] = open_target(**machine, **self._beside(machine))
             return self._open[key]
+
+    def _beside(self, machine: Mapping[str, str]) -> dict[str, Any]:
+        """What a target takes that is the run's, not the machine's."""
+        if machine["kind"] != "remote":
+            return {}
+        if self._cluster is None:
+            raise UnavailableError(f"no scheduler to find {machine['resource']!r} by", "--scheduler tcp://HOST:8786")
+        return {"cluster": self._cluster}
 
     @property
     def helping(self) -> int:

@@ -117,6 +117,8 @@ def test_limits_are_enforced_on_the_board(boards, tmp_path, with_cgroups):
 
 
 def test_a_board_takes_a_scheduler(case):
+    with pytest.raises(UnavailableError, match=r"no scheduler to find 'board-a' by .--scheduler tcp://"):
+        Targets().of(A)
     with pytest.raises(SpecError, match=r"on-a runs on the board 'board-a'.*give its address: --scheduler"):
         hwbench.run(case / "model.onnx", data=case / "data.npz", profiles=[str(case / "on-a.toml")], out=case / "run")
     assert not (case / "run").exists()
