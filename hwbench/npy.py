@@ -58,6 +58,11 @@ def rows(path: Path, start: int, stop: int) -> Array:
     return np.array(mapped[start:stop])
 
 
+def chosen_rows(path: Path, places: Array) -> Array:
+    """Rows of an ``.npy`` file, in the order asked for; as flat in memory as `rows`."""
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[places])
+
+
 class NpyWriter:
     """Writes an ``.npy`` file row block by row block, without knowing how many rows will come. A context manager.
 

@@ -1,4 +1,4 @@
-"""Bounded means, sample sizes and inputs per fault against exact results, simulation and their invariants."""
+"""Bounded means and sample sizes against exact results, simulation and their invariants."""
 
 import math
 
@@ -136,43 +136,3 @@ def test_a_spread_foresees_the_half_width(rate, n):
     assert spread.half_width(n, 0.95) == pytest.approx((estimate.high - estimate.low) / 2, rel=0.1)
     trials = spread.trials(0.01, 0.95)
     assert spread.half_width(trials, 0.95) <= 0.01 < spread.half_width(int(trials * 0.98) - 1, 0.95)
-
-
-def test_inputs_per_fault_balances_costs_and_variances():
-    rng = np.random.default_rng(4)
-    rates = rng.beta(0.5, 2.0, 4000)
-    pilot = rng.binomial(50, rates)
-    inputs = np.full(4000, 50)
-    best = campaign.inputs_per_fault(inputs, pilot, 20.0, 1.0, 10_000)
-    within, between = (rates * (1 - rates)).mean(), rates.var()
-    assert best == pytest.approx(math.sqrt(20 * within / between), abs=1)
-
-    def cost(m):
-        return (20 + m) * (between + within / m)
-
-    assert cost(best) <= 1.01 * min(cost(m) for m in range(1, 1000))
-
-
-def test_inputs_per_fault_at_its_ends():
-    same = np.full(50, 5)
-    assert campaign.inputs_per_fault(np.full(50, 10), same, 1.0, 1.0, 300) == 300
-    all_or_nothing = np.repeat([0, 10], 25)
-    assert campaign.inputs_per_fault(np.full(50, 10), all_or_nothing, 100.0, 1.0, 300) == 1
-    assert campaign.inputs_per_fault([10, 10], [3, 7], 1e9, 1.0, 300) == 300
-
-
-def test_inputs_per_fault_weighs_trials():
-    rng = np.random.default_rng(5)
-    noisy, split = np.full(200, 5), np.repeat([0, 10], 100)
-    both, inputs = np.append(noisy + rng.integers(-1, 2, 200), split), np.full(400, 10)
-    first = campaign.inputs_per_fault(inputs, both, 1, 1, 300, np.repeat([1.0, 1e-6], 200))
-    second = campaign.inputs_per_fault(inputs, both, 1, 1, 300, np.repeat([1e-6, 1.0], 200))
-    assert (first, second) == (300, 1)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "changed", "fault_cost"), [([10], [1], 1.0), ([1, 1], [0, 1], 1.0), ([10, 10], [1, 2], 0.0)]
-)
-def test_inputs_per_fault_refuses_pilots_that_say_nothing(inputs, changed, fault_cost):
-    with pytest.raises(ValueError, match="at least two trials"):
-        campaign.inputs_per_fault(inputs, changed, fault_cost, 1.0, 100)

@@ -23,7 +23,15 @@ def command(
     ci_half_width: Annotated[
         float | None, typer.Option(help="Instead: go on until the SDC rate's interval is this narrow, e.g. 0.0025.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="uniform, stratified (by tensor and bit) or exhaustive.")] = "uniform",
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="uniform, stratified (by tensor and bit) or exhaustive; default: stratified for a half-width, else uniform."
+        ),
+    ] = None,
+    inputs_per_fault: Annotated[
+        int | None, typer.Option(help="Inputs of each trial; default: chosen by a pilot for a half-width, else all.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     faults: Annotated[str | None, typer.Option(help="A CSV list to replay: tensor, element, bit, kind.")] = None,
     save_faults: Annotated[
@@ -76,6 +84,7 @@ def command(
         "trials": trials,
         "ci_half_width": ci_half_width,
         "sampler": sampler,
+        "inputs_per_fault": inputs_per_fault,
         "confidence": confidence,
         "faults": faults,
         "places": places,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cache
 from typing import Any, Literal
 
 import ml_dtypes
@@ -36,6 +37,7 @@ def is_integer(dtype: np.dtype[Any]) -> bool:
     return dtype.name.startswith(("int", "uint"))
 
 
+@cache
 def width(dtype: np.dtype[Any]) -> int:
     """Stored bits of one element: 32 for float32, 4 for int4, 1 for bool (its other seven bits mean nothing in ONNX).
 

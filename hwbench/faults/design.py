@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -73,16 +74,19 @@ class Design:
         size: Array [strata], all faults.
         remaining: Array [strata], faults not tried before this stage.
         shares: Array [strata], the probability that a trial of this stage lies in the stratum; sums to 1.
+        repeats: Whether faults are drawn with replacement, as they are where a trial samples the inputs too: no number of
+            trials then makes a stratum known, nor an interval narrower than that of independent trials.
     """
 
     size: Integers
     remaining: Integers
     shares: Floats
+    repeats: bool = False
 
     def certain(self, trials: int) -> Flags:
         """Which strata are tried in full by a stage of so many trials: array [strata]."""
-        if trials >= self.remaining.sum():
-            return np.ones(self.size.size, dtype=np.bool_)
+        if self.repeats or trials >= self.remaining.sum():
+            return np.full(self.size.size, not self.repeats)
         full: Flags = trials * self.shares >= self.remaining - 1e-6
         return full
 
@@ -99,11 +103,13 @@ class Design:
         """
         laid = np.cumsum(planned * self.shares) - planned * self.shares
         drawn = np.floor(trials * self.shares + (start + laid) % 1.0).astype(np.int64)
+        if self.repeats:
+            return drawn
         return np.where(self.certain(trials), self.remaining, np.minimum(drawn, self.remaining))
 
     def capped(self, trials: int) -> Design:
         """This design with no stratum expected to give more of ``trials`` than it has; the others take what it cannot."""
-        if trials >= self.remaining.sum():
+        if self.repeats or trials >= self.remaining.sum():
             return self
         most = self.remaining / trials
         full = np.zeros(self.size.size, dtype=np.bool_)
@@ -158,7 +164,7 @@ class Design:
         x = unit[at] * (y - others)
         lower = min(float((-unit * expected).min()), float(x.min()))
         upper = max(float((unit * (1 - expected)).max()), float(x.max()))
-        fraction = at.size / chance * float((self.shares[rest] / self.remaining[rest]).min())
+        fraction = 0.0 if self.repeats else at.size / chance * float((self.shares[rest] / self.remaining[rest]).min())
         return _shifted(bounded_mean(x, lower, upper, level), offset, finite_population(fraction), n)
 
 
@@ -173,10 +179,35 @@ def sums(stratum: Integers, values: Floats, strata: int) -> Floats:
     return np.bincount(stratum, values, strata).astype(np.float64)
 
 
-def moment(values: Floats, power: int) -> float:
-    """Mean of the values' powers, with half an event more than a pilot saw; 1 is the event's value if it saw none."""
+def powers(values: Floats, inputs: Integers, per_trial: int) -> Floats:
+    """What the powers of a pilot's values would be, had each trial run over another number of inputs.
+
+    Of k events in n inputs, k(k-1)/(n(n-1)) and k(k-1)(k-2)/(n(n-1)(n-2)) are without bias the probabilities that two and
+    three of a fault's inputs, drawn without replacement, all have the event (Hoeffding 1948, "A class of statistics with
+    asymptotically normal distribution", Annals of Mathematical Statistics 19); they give the second and third moment of the
+    share of ``per_trial`` inputs. This is how a pilot tells the variance between faults from that between inputs.
+
+    Args:
+        values: Array [trials], shares of inputs with an event.
+        inputs: Array [trials], how many inputs each ran over.
+        per_trial: How many it would run over.
+
+    Returns:
+        Array [3, trials]: unbiased for the expected value, its square and its cube; these themselves where ``inputs`` is
+        ``per_trial``.
+    """
+    n, k, m = inputs.astype(np.float64), values * inputs, float(per_trial)
+    two = k * (k - 1) / np.maximum(n * (n - 1), 1)
+    three = two * (k - 2) / np.maximum(n - 2, 1)
+    square = (values + (m - 1) * two) / m
+    cube = (values + 3 * (m - 1) * two + (m - 1) * (m - 2) * three) / m**2
+    return np.stack([values, square, cube])
+
+
+def moment(values: Floats) -> float:
+    """Mean of a power of the values, with half an event more than a pilot saw; 1 is its value if the pilot saw none."""
     event = float(values.max(initial=0.0)) or 1.0
-    return float(np.sum(values**power) + _EXTRA_EVENTS * event**power) / (values.size + _EXTRA_TRIALS)
+    return float(values.sum() + _EXTRA_EVENTS * event) / (values.size + _EXTRA_TRIALS)
 
 
 def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Integers]) -> Guess:
@@ -192,7 +223,7 @@ def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Intege
         kin: Arrays [strata] of family numbers, one array for each kinship.
     """
     tried, total = np.bincount(stratum, minlength=strata), sums(stratum, values, strata)
-    rate = moment(values, 1)
+    rate = moment(values)
     expected = np.full(strata, rate)
     for family in kin:
         events, trials = np.bincount(family, total), np.bincount(family, tried)
@@ -202,7 +233,13 @@ def predict(stratum: Integers, values: Floats, strata: int, kin: Sequence[Intege
 
 
 def neyman_design(
-    size: Integers, tried: Integers, values: Floats, guess: Guess, cost: Callable[[Spread], float]
+    size: Integers,
+    remaining: Integers,
+    powers: Floats,
+    guess: Guess,
+    cost: Callable[[Spread], float],
+    *,
+    repeats: bool = False,
 ) -> tuple[Design, Spread]:
     """The main stage that is best as far as a pilot can tell, and what to expect of its trials.
 
@@ -212,15 +249,16 @@ def neyman_design(
 
     Args:
         size: Array [strata], all faults.
-        tried: Array [strata], pilot trials.
-        values: Array [pilot trials].
+        remaining: Array [strata], faults to draw from.
+        powers: Array [3, pilot trials], from `powers`.
         guess: What `predict` says of the strata.
         cost: What is least for the best part, e.g. the trials needed.
+        repeats: Whether faults are drawn with replacement.
     """
-    remaining = size - tried
     weight = remaining / size.sum()
     p = guess.mean
-    second, third = (moment(values, power) / moment(values, 1) for power in (2, 3))
+    first, second, third = (moment(values) for values in powers)
+    second, third = second / first, third / first
     variance = np.maximum(second * p - p * p, _SMALLEST_VARIANCE * second * p)
     skew = np.maximum(third * p - 3 * second * p * p + 2 * p**3, 0.0)
     proportional, neyman = weight / weight.sum(), weight * np.sqrt(variance) / (weight @ np.sqrt(variance))
@@ -230,7 +268,8 @@ def neyman_design(
         unit = np.divide(weight, shares, out=np.zeros_like(weight), where=shares > 0)
         moments = float(unit * weight @ variance), float(unit**2 * weight @ skew)
         bounds = float((unit * p).max()), float((unit * (1 - p)).max())
-        return Design(size, remaining, shares), Spread(*moments, *bounds, population=float(unit.max() * size.sum()))
+        population = math.inf if repeats else float(unit.max() * size.sum())
+        return Design(size, remaining, shares, repeats), Spread(*moments, *bounds, population=population)
 
     return min((candidate(part) for part in PROPORTIONAL_PARTS), key=lambda found: cost(found[1]))
 

@@ -37,6 +37,7 @@ class Results:
             at = wrong[0]
             raise ValueError(f"trial {at}: {changed[at]} changed and {due[at]} due of {inputs[at]} inputs")
         self.strata = list(strata)
+        self.inputs: Integers = inputs
         self.sdc: Floats = changed / inputs
         self.due: Floats = due / inputs
 
@@ -47,6 +48,24 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.strata)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Trials to run next.
+
+    Attributes:
+        trials: Stratum id to how many more.
+        inputs: How many inputs each is to be run over, a random block for each trial, its fault drawn with replacement: the
+            value is a sample of what the fault does, so that it may be tried again. None for all inputs; faults are then
+            drawn without replacement, and no fault again that was run over all inputs before.
+        among: How many inputs those blocks are chosen among, always the same ones, because planning asks for no more; None for
+            all inputs.
+    """
+
+    trials: dict[Hashable, int]
+    inputs: int | None = None
+    among: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +108,8 @@ class Sampler(ABC):
             )
 
     @abstractmethod
-    def next(self, results: Results) -> dict[Hashable, int] | None:
-        """How many more trials to run in which strata, given all results so far; None when the campaign is finished."""
+    def next(self, results: Results) -> Wanted | None:
+        """Which trials to run, given all results so far; None when the campaign is finished."""
 
     def estimate(
         self, results: Results, groups: Mapping[Hashable, Collection[Hashable]] | None = None
@@ -128,5 +147,6 @@ class Sampler(ABC):
             raise ValueError(f"stratum {unknown!r} is not in the fault space")
         return np.array([self._position[identity] for identity in ids], dtype=np.int64)
 
-    def _asked(self, counts: Integers) -> dict[Hashable, int]:
-        return {self.ids[position]: int(counts[position]) for position in np.flatnonzero(counts > 0)}
+    def _wanted(self, counts: Integers, inputs: int | None = None) -> Wanted | None:
+        trials = {self.ids[position]: int(counts[position]) for position in np.flatnonzero(counts > 0)}
+        return Wanted(trials, inputs) if trials else None

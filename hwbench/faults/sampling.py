@@ -1,14 +1,17 @@
 """Samplers of fault campaigns: which faults to try, when to stop, and what the trials say of all faults.
 
 A sampler sees a fault space as strata, (id, number of faults) pairs, and asks for so many more trials in each. Whoever
-runs them draws the faults of a stratum uniformly and without replacement. A trial's value is the part of its inputs whose
-outcome is SDC (or DUE), and the estimand its mean over all faults: the mean over (fault, input) pairs, given the inputs.
-The trials are the sampling units, so that the intervals allow for the inputs of a fault sharing its fate.
+runs them draws the faults of a stratum uniformly, without replacement where a trial runs over all inputs, else with it
+(`Wanted`). A trial's value is the part of its inputs whose outcome is SDC (or DUE), and the estimand its mean over all
+faults: the mean over (fault, input) pairs, given the inputs. The trials are the sampling units, so that the intervals
+allow for the inputs of a fault sharing its fate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -25,21 +28,31 @@ from hwbench.faults.design import (
     predict,
     sums,
 )
-from hwbench.faults.sampler import CampaignEstimate, Rates, Results, Sampler
-from hwbench.faults.two_stage import Stage, Trials, TwoStage
+from hwbench.faults.sampler import CampaignEstimate, Rates, Results, Sampler, Wanted
+from hwbench.faults.two_stage import Inputs, Stage, Trials, TwoStage
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import Spread
 
-__all__ = ["CampaignEstimate", "Exhaustive", "Rates", "Results", "Sampler", "Stratified", "Uniform"]
+__all__ = [
+    "CampaignEstimate",
+    "Exhaustive",
+    "Inputs",
+    "Rates",
+    "Results",
+    "Sampler",
+    "Stratified",
+    "Uniform",
+    "Wanted",
+]
 
 
 class Exhaustive(Sampler):
     """Every fault once: exact rates. Before the end, the interval spans what the missing faults could do."""
 
-    def next(self, results: Results) -> dict[Hashable, int] | None:
+    def next(self, results: Results) -> Wanted | None:
         """All faults not tried yet."""
         done = np.bincount(self._positions(results.strata), minlength=self.size.size)
-        return self._asked(self.size - done) or None
+        return self._wanted(self.size - done)
 
     def _rates(self, results: Results, members: list[Flags]) -> list[Rates]:
         stratum = self._positions(results.strata)
@@ -68,20 +81,26 @@ class Uniform(TwoStage):
     def _first_design(self) -> Design:
         return Design(self.size, self.size, self.size / self.size.sum())
 
-    def _main_stage(self, pilot: Trials) -> Stage:
-        tried = pilot.per_stratum(self.size.size)
-        remaining = self.size - tried
+    def _stage(self, pilot: Trials, inputs: int | None) -> Stage:
+        remaining = self._remaining(pilot, inputs)
         total = int(remaining.sum())
-        design = Design(self.size, remaining, remaining / max(total, 1))
-        mean, second, third = (moment(pilot.sdc, power) for power in (1, 2, 3))
+        design = Design(self.size, remaining, remaining / max(total, 1), repeats=inputs is not None)
+        mean, second, third = (moment(values) for values in self._powers(pilot, inputs))
         skew = max(0.0, third - 3 * second * mean + 2 * mean**3)
-        planned = Spread(second - mean**2, skew, mean, 1 - mean, max(total, 1))
-        sdc, due = (Guess(sums(pilot.stratum, values, self.size.size)) for values in (pilot.sdc, pilot.due))
-        return Stage(design, self._looks(planned, pilot), sdc, due)
+        variance = max(0.0, second - mean**2)
+        planned = Spread(variance, skew, mean, 1 - mean, math.inf if design.repeats else max(total, 1))
+        sdc, due = (
+            Guess(self._known(sums(pilot.stratum, values, self.size.size), inputs)) for values in (pilot.sdc, pilot.due)
+        )
+        return Stage(design, self._looks(planned, pilot), sdc, due, inputs)
 
     def _draw(self, design: Design, looks: tuple[int, ...], rng: np.random.Generator) -> Iterator[Integers]:
         done, before = np.zeros_like(self.size), 0
         for look in looks:
+            if design.repeats:
+                done, before = done + rng.multinomial(look - before, design.shares), look
+                yield done
+                continue
             ends = np.cumsum(design.remaining - done)
             more = min(look - before, int(ends[-1]))
             drawn = rng.choice(ends[-1], more, replace=False, shuffle=False) if more else np.empty(0, dtype=np.int64)
@@ -114,14 +133,16 @@ class Stratified(TwoStage):
     def _first_design(self) -> Design:
         return pilot_design(self.size)
 
-    def _main_stage(self, pilot: Trials) -> Stage:
-        tried = pilot.per_stratum(self.size.size)
-        sdc, due = (predict(pilot.stratum, values, self.size.size, self._kin) for values in (pilot.sdc, pilot.due))
-        if (tried >= self.size).all():
-            return Stage(Design(self.size, self.size - tried, np.zeros(self.size.size)), (0,), sdc, due)
-        design, planned = neyman_design(self.size, tried, pilot.sdc, sdc, self._cost(pilot))
+    def _stage(self, pilot: Trials, inputs: int | None) -> Stage:
+        predicted = (predict(pilot.stratum, values, self.size.size, self._kin) for values in (pilot.sdc, pilot.due))
+        sdc, due = (replace(guess, known=self._known(guess.known, inputs)) for guess in predicted)
+        remaining = self._remaining(pilot, inputs)
+        if not remaining.any():
+            return Stage(Design(self.size, remaining, np.zeros(self.size.size)), (0,), sdc, due)
+        powers, repeats = self._powers(pilot, inputs), inputs is not None
+        design, planned = neyman_design(self.size, remaining, powers, sdc, self._cost(pilot), repeats=repeats)
         looks = self._looks(planned, pilot)
-        return Stage(design.capped(looks[0]), looks, sdc, due)
+        return Stage(design.capped(looks[0]), looks, sdc, due, inputs)
 
     def _cost(self, pilot: Trials) -> Callable[[Spread], float]:
         """What a design is chosen by: the trials to the target, or the half-width after the budget."""

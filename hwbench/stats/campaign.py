@@ -1,4 +1,4 @@
-"""Figures of fault campaigns: means of bounded values, numbers of trials, inputs per fault."""
+"""Figures of fault campaigns: means of bounded values, numbers of trials."""
 
 from __future__ import annotations
 
@@ -129,62 +129,19 @@ class Spread:
         return extreme / n + deviation * (z + skewness * (z * z - 1) / 6)
 
 
-def inputs_per_fault(
-    n_inputs: ArrayLike,
-    n_changed: ArrayLike,
-    fault_cost: float,
-    input_cost: float,
-    available: int,
-    weights: ArrayLike | None = None,
-) -> int:
-    """How many of the evaluation inputs to run per fault, so that a figure costs least.
-
-    A trial on m of M inputs, each fault drawing its own, has variance S_b² - S_w²/M + S_w²/m, with S_b² the variance
-    between faults and S_w² the mean variance between one fault's inputs; it costs ``fault_cost`` + m · ``input_cost``.
-    Variance times cost is least at m = sqrt(fault_cost / input_cost · S_w² / (S_b² - S_w²/M)). Cochran (1977), "Sampling
-    techniques", section 10.6. Both variances are estimated from pilot trials.
-
-    Args:
-        n_inputs: Array [trials], inputs run, at least 2 each.
-        n_changed: Array [trials], inputs on which the outcome held.
-        fault_cost: Cost of a fault whatever its inputs, above 0.
-        input_cost: Cost of each of its inputs, in the same unit.
-        available: M, inputs of the evaluation set.
-        weights: Array [trials], what a trial stands for, e.g. the squared design weight; equal if not given.
-
-    Returns:
-        m in 1 ... ``available``; all of them if the pilot shows no difference between faults.
-
-    Raises:
-        ValueError: There are fewer than two trials, a trial has fewer than two inputs, or a cost is not above 0.
-    """
-    m, changed = as_sample(n_inputs, "n_inputs"), as_sample(n_changed, "n_changed")
-    share = np.ones(m.size) if weights is None else as_sample(weights, "weights")
-    if m.size < 2 or m.min() < 2 or min(fault_cost, input_cost) <= 0 or available < 1:
-        raise ValueError(
-            "need at least two trials of at least two inputs each, costs above 0 and inputs to choose from"
-        )
-    share = share / share.sum()
-    y = changed / m
-    within = float(share @ (y * (1 - y) * m / (m - 1)))
-    total = float(share @ (y - share @ y) ** 2) / (1 - float(share @ share))
-    between = total - float(share @ (within / m))  # S_b² - S_w²/M
-    if between <= 0:
-        return available
-    best = math.sqrt(fault_cost / input_cost * within / between)
-    return min(available, max(1, round(best)))
-
-
 def _dirichlet_quantile(values: NDArray[Any], counts: NDArray[Any], extreme: float, tail: float) -> float:
     """The c that Σ w_i x_i exceeds with probability ``tail``, where ``extreme`` counts as one more value.
 
     P(Σ w_i x_i > c) = P(Σ (x_i - c) G_i > 0) with exponential G, whose saddlepoint s solves Σ 1/(1 - s(x_i - c)) = n.
-    Seen as functions of η = c + 1/s > max x, s = mean of 1/(η - x_i) and c = η - 1/s are explicit.
+    Seen as functions of η = c + 1/s > max x, s = mean of 1/(η - x_i) and c = η - 1/s are explicit. Where all values are equal,
+    the weight of the extreme is Beta(1, n) distributed: the rule of three, exactly.
     """
     points, numbers = np.append(values, extreme), np.append(counts, 1).astype(np.float64)
     spread = extreme - float(points.min())
     if spread <= 0:
         return extreme
+    if values.size == 1:
+        return extreme - spread * math.exp(math.log(tail) / int(counts[0]))
     gaps = (extreme - points) / spread
     total = float(numbers.sum())
 

@@ -13,10 +13,13 @@ from hwbench.faults.listing import SCHEMA
 from hwbench.faults.segments import segment_files, write_segments, write_tensor_segments
 from hwbench.studies.base import Case
 from hwbench.studies.deployed import deployed
+from hwbench.studies.fault_draws import Array, block_params
 from hwbench.studies.faults_settings import FaultsSettings
 from hwbench.worker.protocol import Job, JobResult, Limits
 from hwbench.worker.tasks.campaign import LOST
 
+# Trials in a shard; of those over some of the inputs only, more.
+SHARD, SHARD_OF_BLOCKS = 500, 4000
 # Trials in the artefact are a process each: fewer make a shard, so that less is lost with an interrupted one.
 _ARTEFACT_SHARD = 50
 
@@ -24,26 +27,30 @@ _ARTEFACT_SHARD = 50
 def shards(case: Case, settings: FaultsSettings, trials: pl.DataFrame) -> list[pl.DataFrame]:
     """The trials, cut into shards; what a shard runs does not depend on the number of workers.
 
-    Numbers of the file come first, in the order of their layers, then tensors between operators, then bytes of the file.
+    Numbers of the file come first, then tensors between operators, then bytes of the file; each in the order of the inputs that
+    trials begin at, then of their layers.
     """
     space = deployed(case.subject.build.model).whole(set(trials["tensor"]))
     place = {tensor.name: (_engine(tensor.name), tensor.depth, at) for at, tensor in enumerate(space.tensors)}
-    keys = [place[name] for name in trials["tensor"].to_list()]
+    firsts = trials["first"].fill_null(0).to_list()
+    keys = [
+        (place[name][0], first, place[name]) for name, first in zip(trials["tensor"].to_list(), firsts, strict=True)
+    ]
+    usual = settings.shard or (SHARD if trials["first"].null_count() else SHARD_OF_BLOCKS)
     order = sorted(range(trials.height), key=lambda at: (keys[at], at))
     cut: list[pl.DataFrame] = []
-    for kind, longest in enumerate((settings.shard, settings.shard, min(settings.shard, _ARTEFACT_SHARD))):
+    for kind, longest in enumerate((usual, usual, min(usual, _ARTEFACT_SHARD))):
         of_kind = [at for at in order if keys[at][0] == kind]
         cut += [trials[of_kind[first : first + longest]] for first in range(0, len(of_kind), longest)]
     return cut
 
 
-def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
-    """The job of a shard."""
+def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame, inputs: Array | None = None) -> Job:
+    """The job of a shard; ``inputs`` is the order of those that trials over some of them draw from, or None."""
     labels = case.data.labels
     params: dict[str, Any] = {
         "labels": str(labels.path.resolve()) if labels is not None else "",
-        "n": case.data.n,
-        "chunk": settings.chunk,
+        **{"n": case.data.n, **block_params(part, inputs, settings.chunk)},
         "output": case.output,
         "outcome": {"kind": "top1"} if case.classifies else {"kind": "tolerance", "tolerance": settings.tolerance},
         "faults": [list(row) for row in part.select(list(SCHEMA)).iter_rows()],
@@ -63,16 +70,16 @@ def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
     return replace(job, identity=identity, files=(*job.files, *beside, *segment_files(plan)))
 
 
-def alone_job(case: Case, settings: FaultsSettings, part: pl.DataFrame) -> Job:
+def alone_job(case: Case, settings: FaultsSettings, part: pl.DataFrame, inputs: Array | None = None) -> Job:
     """The job of a shard whose worker died: its trials one by one."""
-    job = shard_job(case, settings.model_copy(update={"segmented": False}), part)
+    job = shard_job(case, settings.model_copy(update={"segmented": False}), part, inputs)
     return replace(job, variants=(LOST, *(str(at) for at in range(part.height))))
 
 
 def counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], ...]:
     """Counts, errors and changes of loss of trials run one by one; one that killed its worker is DUE on every input."""
     done = result.data["variants"]
-    records = [done.get(str(trial), done[LOST]) for trial in range(n)]
+    records = [done.get(str(trial), done[LOST]["trials"][trial]) for trial in range(n)]
     errors = [np.inf if record["max_abs_error"] is None else record["max_abs_error"] for record in records]
     losses = [np.inf if record["loss_change"] is None else record["loss_change"] for record in records]
     return np.array([record["counts"] for record in records]), np.array(errors), np.array(losses)

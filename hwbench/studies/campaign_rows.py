@@ -54,6 +54,8 @@ def campaign_rows(
     found = sampler.estimate(results, cast("Mapping[Hashable, Collection[Hashable]]", groups))
     rows = [_row("sdc_rate", found.overall.sdc), _row("due_rate", found.overall.due)]
     for setting, rates in found.groups.items():
+        if not rates.sdc.n:  # of faults that none was tried of there is no figure
+            continue
         rows.append(_row("sdc_rate", rates.sdc, str(setting)))
         if len(groups[str(setting)]) > 1:
             rows.append(_row("due_rate", rates.due, str(setting)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ import polars as pl
 
 from hwbench.dataset import Dataset
 from hwbench.errors import DataError, InputError
-from hwbench.faults import bits, names
+from hwbench.faults import names
 from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults
 from hwbench.faults.sampler import Results, Sampler
-from hwbench.faults.sampling import Exhaustive, Stratified, Uniform
+from hwbench.faults.sampling import Exhaustive, Inputs, Stratified, Uniform
 from hwbench.faults.space import FaultSpace
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import bounded_mean
-from hwbench.studies.base import Analysis, Case, Interim, Study
+from hwbench.studies.base import GOLDEN, Analysis, Case, Interim, Study
 from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
 from hwbench.studies.campaign_rows import campaign_rows, loss_rows, verification_rows
 from hwbench.studies.deployed import deployed
+from hwbench.studies.fault_draws import BLOCK, Array, drawn, input_order
 from hwbench.studies.faults_settings import FaultsSettings
 from hwbench.table import Row, condition
 from hwbench.worker.outcomes import COLUMNS
@@ -51,6 +52,7 @@ class Campaign:
         errors: Largest absolute error of each trial.
         losses: What each trial adds to the loss, summed over inputs.
         wanted: Jobs that must be done before anything more can be said.
+        inputs: The order of the inputs where trials run over some of them, from `input_order`; else None.
         alone: Trials whose shard died, so that each was run by a full rebuild.
     """
 
@@ -60,26 +62,29 @@ class Campaign:
     errors: np.ndarray[Any, Any]
     losses: np.ndarray[Any, Any]
     wanted: dict[str, Job]
+    inputs: Array | None = None
     alone: frozenset[int] = frozenset()
 
     @classmethod
-    def empty(cls, sampler: Sampler | None) -> Campaign:
+    def empty(cls, sampler: Sampler | None, inputs: Array | None = None) -> Campaign:
         """A campaign without trials."""
-        trials = pl.DataFrame(schema={"trial": pl.Int64, **SCHEMA})
-        return cls(sampler, trials, np.zeros((0, len(COLUMNS)), dtype=np.int64), np.zeros(0), np.zeros(0), {})
+        trials = pl.DataFrame(schema={"trial": pl.Int64, **SCHEMA, **BLOCK})
+        counts = np.zeros((0, len(COLUMNS)), dtype=np.int64)
+        return cls(sampler, trials, counts, np.zeros(0), np.zeros(0), {}, inputs)
 
     def followed(
-        self, case: Case, settings: FaultsSettings, stage: int, drawn: pl.DataFrame, results: Mapping[str, JobResult]
+        self, case: Case, settings: FaultsSettings, stage: str, drawn: pl.DataFrame, results: Mapping[str, JobResult]
     ) -> Campaign:
         """The campaign after another stage, or with the jobs that it waits for."""
         numbered = drawn.with_row_index("trial", offset=self.trials.height).cast({"trial": pl.Int64})
+        numbered = pl.concat([self.trials.clear(), numbered], how="diagonal")
         trials = pl.concat([self.trials, numbered])
         counts = np.concatenate([self.counts, np.zeros((drawn.height, len(COLUMNS)), dtype=np.int64)])
         errors, losses = (np.concatenate([old, np.zeros(drawn.height)]) for old in (self.errors, self.losses))
         wanted: dict[str, Job] = {}
         alone = set(self.alone)
         for at, part in enumerate(shards(case, settings, numbered)):
-            name = f"stage-{stage}-shard-{at:05d}"
+            name = f"{stage}-shard-{at:05d}"
             places = part["trial"].to_numpy()
             if f"alone-{name}" in results:
                 alone |= set(places.tolist())
@@ -87,13 +92,13 @@ class Campaign:
                     counted = counted_alone(results[f"alone-{name}"], part.height)
                     counts[places], errors[places], losses[places] = counted
             elif name not in results:
-                wanted[name] = shard_job(case, settings, part)
+                wanted[name] = shard_job(case, settings, part, self.inputs)
             elif results[name].status in _DEATHS and not in_artefact(part):
-                wanted[f"alone-{name}"] = alone_job(case, settings, part)
+                wanted[f"alone-{name}"] = alone_job(case, settings, part, self.inputs)
             elif results[name].ok:
                 counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
                 losses[places] = results[name].array("loss_change")
-        return Campaign(self.sampler, trials, counts, errors, losses, wanted, frozenset(alone))
+        return Campaign(self.sampler, trials, counts, errors, losses, wanted, self.inputs, frozenset(alone))
 
     def results(self) -> Results:
         """What the sampler is told."""
@@ -101,9 +106,16 @@ class Campaign:
         inputs = np.maximum(self.counts[:, 0], 1)  # a trial without an input that counts is one without an event
         return Results(strata, inputs, self.counts[:, 1], self.counts[:, 2])
 
-    def asked(self) -> Counter[tuple[str, int]]:
-        """How many trials each stratum has had."""
-        return Counter(zip(self.trials["tensor"].to_list(), self.trials["bit"].to_list(), strict=True))
+    @property
+    def short(self) -> bool:
+        """Whether trials met inputs that do not count, fault-free: every input of a block must be as likely as another."""
+        length = (self.trials["last"] - self.trials["first"]).fill_null(0).to_numpy()
+        return bool((self.counts[:, 0] < length).any())
+
+    def asked(self, *, over_all: bool) -> Counter[tuple[str, int]]:
+        """How many trials each stratum has had, over all inputs or over some of them."""
+        trials = self.trials.filter(pl.col("first").is_null() == over_all)
+        return Counter(zip(trials["tensor"].to_list(), trials["bit"].to_list(), strict=True))
 
 
 class FaultsStudy(Study):
@@ -143,7 +155,7 @@ class FaultsStudy(Study):
             _space(case, settings)
 
     def plan(self, case: Case, settings: FaultsSettings) -> dict[str, Job]:
-        """A job for every shard of the first stage's trials."""
+        """A job for every shard of the first stage's trials; before it, where only right inputs are drawn, which those are."""
         return self._campaign(case, settings, {}).wanted
 
     def extend(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
@@ -152,7 +164,7 @@ class FaultsStudy(Study):
         if campaign.wanted or "verify" in results or not settings.segmented:
             return campaign.wanted
         sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
-        return {"verify": shard_job(case, rebuilt, sample)} if sample.height else {}
+        return {"verify": shard_job(case, rebuilt, sample, campaign.inputs)} if sample.height else {}
 
     def progress(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Interim:
         """Trials, and the SDC rate so far."""
@@ -194,16 +206,31 @@ class FaultsStudy(Study):
     def _stages(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Iterator[Campaign]:
         """A campaign after each of its stages, which are decided on by the results of those before."""
         if settings.faults is not None:
-            yield Campaign.empty(None).followed(case, settings, 0, _listed(case, Path(settings.faults)), results)
+            listed = _listed(case, Path(settings.faults))
+            yield Campaign.empty(None).followed(case, settings, "stage-0", listed, results)
             return
-        space = _space(case, settings)
-        campaign, stage = Campaign.empty(_sampler(space, settings, case.seed)), 0
+        space, inputs, golden = _space(case, settings), None, results.get("golden")
+        if settings.blocks:
+            if settings.only_correct and golden is None:
+                yield replace(Campaign.empty(None), wanted={"golden": case.evaluation(GOLDEN)})
+                return
+            inputs = input_order(case, golden, only_correct=settings.only_correct)
+        available = case.data.n if inputs is None else len(inputs)
+        campaign, stage = Campaign.empty(None, inputs), 0
+        if not available:
+            yield campaign
+            return
+        campaign = replace(campaign, sampler=_sampler(space, settings, case.seed, available))
         while campaign.sampler is not None and not campaign.wanted:
             more = campaign.sampler.next(campaign.results())
             if more is None:
                 break
-            drawn = _drawn(space, more, campaign.asked(), case.seed, settings)
-            campaign, stage = campaign.followed(case, settings, stage, drawn, results), stage + 1
+            like = settings.kind, settings.width if settings.kind == "burst" else 1
+            trials = drawn(space, more, campaign.asked(over_all=more.inputs is None), case.seed, available, like)
+            name = f"{'counted-' if available < case.data.n else ''}stage-{stage}"
+            campaign, stage = campaign.followed(case, settings, name, trials, results), stage + 1
+            if not campaign.wanted and golden is None and campaign.short:  # from the start, over the inputs that count
+                campaign = replace(campaign, wanted={"golden": case.evaluation(GOLDEN)})
             yield campaign
 
     def _disagreement(self, case: Case, campaign: Campaign, results: Mapping[str, JobResult]) -> str | None:
@@ -262,42 +289,16 @@ def _listed(case: Case, path: Path) -> pl.DataFrame:
     return read_faults(path, numbers, build.activations.left_out if is_between else {})
 
 
-def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int) -> Sampler:
+def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int, available: int) -> Sampler:
     strata = list(space.strata())
     if settings.sampler == "exhaustive":
         return Exhaustive(strata, settings.confidence)
-    kind = Uniform if settings.sampler == "uniform" else Stratified
-    n = None if settings.ci_half_width is not None else min(settings.trials or DEFAULT_TRIALS, space.size)
-    return kind(strata, n=n, half_width=settings.ci_half_width, level=settings.confidence, seed=seed)
-
-
-def _drawn(
-    space: FaultSpace, more: Mapping[Any, int], before: Mapping[Any, int], seed: int, settings: FaultsSettings
-) -> pl.DataFrame:
-    """Faults of some strata, uniform and without replacement, the first so many of each stratum's own order."""
-    sizes = {tensor.name: tensor for tensor in space.tensors}
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
-    for (name, bit), count in sorted(more.items()):
-        tensor, start = sizes[name], before[name, bit]
-        words = bits.random_words("fault", seed, bit, name)
-        elements = _order(words, tensor.elements, start + count)[start:]
-        values = bits.random_words("fault_value", seed, bit, name).random_raw(start + count)[start:]
-        columns["tensor"] += [name] * count
-        columns["element"] += elements
-        columns["bit"] += [bit] * count
-        columns["kind"] += [settings.kind] * count
-        columns["width"] += [settings.width if settings.kind == "burst" else 1] * count
-        mask = (1 << tensor.width) - 1 if settings.kind == "random_value" else 0
-        columns["value"] += [int(value) & mask for value in values]
-    return pl.DataFrame(columns, schema=SCHEMA)
-
-
-def _order(words: np.random.Philox, elements: int, count: int) -> list[int]:
-    """The first ``count`` elements of a random order of all, which does not depend on ``count``."""
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        chosen.update(dict.fromkeys((words.random_raw(max(16, count)) % np.uint64(elements)).tolist()))
-    return list(chosen)[:count]
+    target = settings.ci_half_width
+    goal = settings.sampler or ("stratified" if target is not None else "uniform")
+    n = None if target is not None else min(settings.trials or DEFAULT_TRIALS, space.size)
+    inputs = Inputs(available, per_trial=settings.inputs_per_fault) if settings.blocks else None
+    kind = Uniform if goal == "uniform" else Stratified
+    return kind(strata, n=n, half_width=target, inputs=inputs, level=settings.confidence, seed=seed)
 
 
 def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:
@@ -331,6 +332,6 @@ def _table(trials: pl.DataFrame, counts: np.ndarray[Any, Any], errors: np.ndarra
     """One line a trial, in the columns of ``trials/<profile>/part-*.parquet``."""
     at = {name: counts[:, place] for place, name in enumerate(COLUMNS)}
     outcome = np.where(at["n_due"] > 0, "due", np.where(at["n_changed"] > 0, "sdc", "masked"))
-    return trials.with_columns(
+    return trials.drop(list(BLOCK)).with_columns(
         n_inputs=at["n_inputs"], n_changed=at["n_changed"], n_due=at["n_due"], outcome=outcome, max_abs_error=errors
     )

@@ -12,16 +12,21 @@ from hwbench.studies.base import Settings
 from hwbench.studies.deployed import Places
 
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-_SELECTION = ("sampler", "places", "kind", "width", "tensors", "ops", "roles", "depth", "bits")
+_SELECTION = ("sampler", "inputs_per_fault", "places", "kind", "width", "tensors", "ops", "roles", "depth", "bits")
 
 
 class FaultsSettings(Settings):
     """What the study can be told."""
 
-    sampler: Literal["uniform", "stratified", "exhaustive"] = "uniform"
+    sampler: Literal["uniform", "stratified", "exhaustive"] | None = Field(
+        None, description="default: stratified for ci_half_width, else uniform"
+    )
     trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
     ci_half_width: float | None = Field(
         None, gt=0, lt=0.5, description="go on until the SDC rate's interval is this narrow"
+    )
+    inputs_per_fault: int | None = Field(
+        None, gt=0, description="inputs of each trial; default: chosen by a pilot for ci_half_width, else all"
     )
     confidence: float = Field(0.95, gt=0, lt=1)
     faults: str | None = Field(None, description="a CSV list of faults to replay instead of drawing them")
@@ -40,7 +45,9 @@ class FaultsSettings(Settings):
         None, gt=0, description="for outputs that are no classifier's: the error that counts"
     )
     segmented: bool = Field(True, description="false: a full rebuild per trial")
-    shard: int = Field(500, gt=0, description="trials per job")
+    shard: int | None = Field(
+        None, gt=0, description="trials per job; default 500, or 4,000 where they run over some of the inputs only"
+    )
     chunk: int = Field(64, gt=0, description="inputs held at a time")
 
     @model_validator(mode="after")
@@ -51,4 +58,14 @@ class FaultsSettings(Settings):
         told = [name for name in _SELECTION if getattr(self, name) != type(self).model_fields[name].default]
         if self.faults is not None and told:
             raise ValueError(f"a list names its faults itself; leave {told[0]} out, or the list")
+        if self.inputs_per_fault is not None and not self.blocks:
+            raise ValueError(
+                "all faults, and faults in the build's file, run over all inputs; leave inputs_per_fault out"
+            )
         return self
+
+    @property
+    def blocks(self) -> bool:
+        """Whether trials may run over some of the inputs only; for a process of its own each, all are worth it."""
+        chosen = self.ci_half_width is not None or self.inputs_per_fault is not None
+        return chosen and self.sampler != "exhaustive" and self.places != "artefact"

@@ -20,6 +20,7 @@ from hwbench.backend import Array, Backend, Session
 from hwbench.errors import UnsupportedError
 
 State = dict[str, Array]
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class LaneFault:
     value: Array
 
 
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Observer = Callable[[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]], Array], None]
 
 
@@ -120,7 +122,9 @@ class Engine:
         self._x = {**self._here, **made}[layer.x]
         self._here = {name: {**self._here, **made}[name] for name in {*layer.cut, layer.out}}
 
-    def lanes(self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer) -> float:
+    def lanes(
+        self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer, wanted: Flags | None = None
+    ) -> float:
         """Run a batch of at most ``layer.lanes // 2`` faults of one layer over the chunk.
 
         Args:
@@ -128,6 +132,7 @@ class Engine:
             faults: Faults in its parameters.
             observe: Called with trial numbers ``[b]``, input indices ``[b]`` and outputs ``[b, ...]`` of the pairs whose output
                 may differ from the golden one; pairs it is never called with are masked.
+            wanted: Whether a fault is run on an input of the chunk, ``[faults, inputs]``; None for all.
 
         Returns:
             How far the lanes' fault-free channels are from the layer's own, at most; 0 for integer builds.
@@ -135,7 +140,7 @@ class Engine:
         faulty, golden = self._channels(layer, faults)
         own = np.moveaxis(self._here[layer.out], layer.axis, 0)[[fault.channel for fault in faults]]
         apart = float(np.max(np.abs(golden.astype(np.float64) - own), initial=0.0))
-        changed = _differs(faulty, golden, leading=2)
+        changed = _differs(faulty, golden, leading=2) & (True if wanted is None else wanted)
         fault_index, input_index = np.nonzero(changed)
         for start in range(0, len(fault_index), self.pairs):
             some, inputs = fault_index[start : start + self.pairs], input_index[start : start + self.pairs]
@@ -149,18 +154,19 @@ class Engine:
             self._finish(layer, state, trials, inputs, observe)
         return apart
 
-    def layer(self, layer: LayerPlan, changes: State) -> Array:
+    def layer(self, layer: LayerPlan, changes: State, inputs: slice = _ALL) -> Array:
         """A layer's output for the chunk, all its channels computed.
 
         Args:
             layer: The layer, which `advance` has reached.
             changes: New content of some of its own initializers.
+            inputs: Which of the chunk's inputs.
         """
         session = self._session(layer.layer, tuple(layer.own))
         for name, value in changes.items():
             session.update(name, value)
         try:
-            return self._call(session, {layer.x: self._x}, [layer.out])[layer.out]
+            return self._call(session, {layer.x: self._x[inputs]}, [layer.out])[layer.out]
         finally:
             for name in changes:
                 session.update(name, self.stored[name])
@@ -169,7 +175,7 @@ class Engine:
         """The golden output of a layer, which `advance` has reached."""
         return self._here[layer.out]
 
-    def follow(self, layer: LayerPlan, trial: int, out: Array, observe: Observer) -> None:
+    def follow(self, layer: LayerPlan, trial: int, out: Array, observe: Observer, inputs: slice = _ALL) -> None:
         """Take what a fault makes of a layer's output through the rest of the graph.
 
         Args:
@@ -177,12 +183,14 @@ class Engine:
             trial: The fault's place among the trials.
             out: From `layer`.
             observe: As for `lanes`.
+            inputs: As for `layer`.
         """
-        changed = np.flatnonzero(_differs(out, self._here[layer.out]))
+        first = inputs.start or 0
+        changed = np.flatnonzero(_differs(out, self._here[layer.out][inputs]))
         for start in range(0, len(changed), self.pairs):
-            inputs = changed[start : start + self.pairs]
-            state = {name: (out if name == layer.out else self._here[name])[inputs] for name in layer.cut}
-            self._finish(layer, state, np.full(len(inputs), trial), inputs, observe)
+            some = changed[start : start + self.pairs]
+            state = {name: out[some] if name == layer.out else self._here[name][first + some] for name in layer.cut}
+            self._finish(layer, state, np.full(len(some), trial), first + some, observe)
 
     def replaced(self, layer: LayerPlan, trials: Array, inputs: Array, out: Array, observe: Observer) -> None:
         """Take (trial, input) pairs, each with a layer's output of its own, through the rest of the graph.

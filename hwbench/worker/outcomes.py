@@ -50,9 +50,17 @@ class Outcomes:
         self._labels = labels
         self._only_correct = only_correct
 
-    def expect(self, trials: Array, start: int, golden: Array) -> None:
-        """Count a chunk's inputs for trials whose masked pairs will not be seen."""
-        self.counts[trials, _AT["n_inputs"]] += int(self._counted(np.arange(start, start + len(golden)), golden).sum())
+    def expect(self, trials: Array, start: int, golden: Array, wanted: Array | None = None) -> None:
+        """Count a chunk's inputs for trials whose masked pairs will not be seen.
+
+        Args:
+            trials: The trials, ``[b]``.
+            start: Number of the chunk's first input.
+            golden: The chunk's golden outputs, ``[inputs, ...]``.
+            wanted: Which inputs each trial runs over, ``[b, inputs]``; None for all.
+        """
+        counted = self._counted(np.arange(start, start + len(golden)), golden)
+        self.counts[trials, _AT["n_inputs"]] += counted.sum() if wanted is None else (wanted & counted).sum(axis=1)
 
     def pairs(self, trials: Array, inputs: Array, outputs: Array, golden: Array) -> None:
         """Count (trial, input) pairs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -73,20 +74,23 @@ class Rebuilds:
             for tensor, some in between.items():
                 self._between(cutter, tensor, some, golden)
 
-    def lost(self, trial: int) -> None:
-        """Count every input as lost."""
+    def lost(self) -> list[dict[str, Any]]:
+        """The record of each trial (`Outcomes.record`) if it loses every input."""
         with self._backend.compile(self._model, self._options) as session:
             golden = self._golden(session)
-        self._outcomes.clear(trial)
-        for start in range(0, self._chunks.n, self._chunks.size):
-            self._outcomes.chunk(
-                trial, start, rows(golden, start, min(start + self._chunks.size, self._chunks.n)), None
-            )
+        known: dict[tuple[int, int], dict[str, Any]] = {}
+        for bounds in map(self._chunks.bounds, range(len(self._faults))):
+            if bounds not in known:
+                self._outcomes.clear(0)
+                for start, stop in self._chunks.cut(*bounds):
+                    self._outcomes.chunk(0, start, rows(golden, start, stop), None)
+                known[bounds] = self._outcomes.record(0)
+        return [known[self._chunks.bounds(trial)] for trial in range(len(self._faults))]
 
     def _stored(self, session: Session, golden: Path, trial: int, stored: Array) -> None:
         """A trial whose fault is in an initializer."""
         tensor, faulty = self._faults[trial].tensor, self._faults[trial].apply(stored)
-        for start, feeds in self._chunks:
+        for start, feeds in self._chunks.of(trial):
 
             def run(feeds: Feeds = feeds) -> Array:
                 session.update(tensor, faulty)
@@ -111,10 +115,13 @@ class Rebuilds:
                 if not self._same(self._chunks.outputs(back, {**feeds, tensor: value}), expected):
                     self._give_up(trials)
                     return
-                for trial in trials:
-                    self._outcomes.chunk(
-                        trial, start, expected, self._faulty(back, feeds, tensor, value, trial, expected)
-                    )
+                for trial, (first, last) in zip(
+                    trials, self._chunks.within(trials, start, len(expected)).tolist(), strict=True
+                ):
+                    if first < last:
+                        made = self._faulty(back, feeds, tensor, value, trial, expected)
+                        part = None if made is None else made[first:last]
+                        self._outcomes.chunk(trial, start + first, expected[first:last], part)
 
     def _faulty(
         self, back: Session, feeds: Feeds, tensor: str, value: Array, trial: int, expected: Array

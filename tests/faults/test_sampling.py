@@ -6,11 +6,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwbench.faults.design import Design, pilot_design
-from hwbench.faults.sampling import Exhaustive, Results, Stratified, Uniform
+from hwbench.faults.design import Design, pilot_design, powers
+from hwbench.faults.sampling import Exhaustive, Inputs, Results, Stratified, Uniform
 from hwbench.stats import clopper_pearson
 from hwbench.stats.campaign import leveugle
 
@@ -49,20 +50,35 @@ class Truth:
         while (more := sampler.next(results)) is not None:
             assert more
             rounds += 1
-            for stratum, number in more.items():
+            for stratum, number in more.trials.items():
+                if more.inputs is not None:
+                    strata += [stratum] * number
+                    rows.append(self.sampled(self.outcomes[stratum], number, more.inputs, rng))
+                    continue
                 if stratum not in orders:
                     orders[stratum] = iter(rng.permutation(len(self.outcomes[stratum])))
                 elements = list(itertools.islice(orders[stratum], number))
                 assert len(elements) == number > 0, "asked for more faults than there are"
                 strata += [stratum] * number
-                rows.append(self.outcomes[stratum][elements])
-            results = Results(strata, *self.columns(rows))
+                rows.append(self.whole(self.outcomes[stratum][elements]))
+            results = Results(strata, *np.concatenate(rows).T)
         return results, rounds
 
     @staticmethod
+    def whole(counts):
+        """Lines of inputs, SDC and DUE of trials over all inputs."""
+        return np.insert(counts, 0, INPUTS, axis=1)
+
+    @staticmethod
+    def sampled(counts, number, inputs, rng):
+        """As `whole`, of faults drawn with replacement, each over some inputs of its own."""
+        sdc, due = counts[rng.integers(len(counts), size=number)].T
+        some = rng.hypergeometric(sdc, INPUTS - sdc, inputs)
+        return np.stack([np.full(number, inputs), some, rng.hypergeometric(due, INPUTS - due, inputs) * (due > 0)], 1)
+
+    @staticmethod
     def columns(rows):
-        counts = np.concatenate(rows) if rows else np.empty((0, 2), dtype=int)
-        return np.full(len(counts), INPUTS), counts[:, 0], counts[:, 1]
+        return Truth.whole(np.concatenate(rows)).T
 
 
 def like_a_model(width, tensors=20, elements=50_000):
@@ -152,6 +168,84 @@ def test_campaigns_of_given_size_cover_and_are_not_biased(kind, n):
     assert abs(np.mean(values) - INT8.rate()) < 4 * np.std(values) / math.sqrt(campaigns)
 
 
+@pytest.mark.parametrize(("truth", "half_width"), [(INT8, 0.005), (FP32, 0.005)], ids=["int8", "fp32"])
+def test_campaigns_that_choose_their_inputs_cover_and_cost_less(truth, half_width):
+    campaigns, inputs = 40, Inputs(INPUTS)
+    for kind in (Uniform, Stratified):
+        costs = []
+        for seed in range(campaigns):
+            sampler = kind(truth.strata, seed=seed, half_width=half_width, inputs=inputs)
+            results, _ = truth.campaign(sampler, [seed, 3])
+            sdc = sampler.estimate(results).overall.sdc
+            costs.append(
+                [covers(sdc, truth.rate()), len(results) * inputs.trial_cost + results.inputs.sum(), sdc.value]
+            )
+            assert 0 < sdc.high - sdc.low <= 2 * half_width
+            assert sdc.level == 0.95
+            assert set(results.inputs.tolist()) <= {1, 2, 4, 8, 16}
+        coverage, cost, value = np.mean(costs, axis=0)
+        *_, trials, _ = repeat(truth, kind, 5, half_width=half_width)
+        print(
+            f"{kind.__name__}: coverage {coverage:.3f}, {trials * (inputs.trial_cost + INPUTS) / cost:.1f} times cheaper"
+        )
+        assert coverage >= least_coverage(0.95, campaigns)
+        assert abs(value - truth.rate()) < 0.1 * truth.rate()
+        assert cost * 8 < trials * (inputs.trial_cost + INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("trial_cost", "hits"), [(8.0, (0, 200)), (8.0, (20, 180)), (1000.0, (20, 180)), (1e9, (60, 140))]
+)
+def test_inputs_are_chosen_by_the_variances_and_the_costs(trial_cost, hits):
+    """Near sqrt(cost · S_w² / S_b²), where a trial's cost times its variance is least (Cochran 1977, section 10.6)."""
+    truth = Truth({("t", bit): np.array([[count, 0] for count in hits * 100_000]) for bit in range(2)})
+    sampler = Stratified(truth.strata, half_width=0.01, inputs=Inputs(INPUTS, trial_cost))
+    results, _ = truth.campaign(sampler, 1)
+    shares = np.array(hits) / INPUTS
+    best = math.sqrt(trial_cost * (shares * (1 - shares)).mean() / shares.var())
+    (found,) = set(results.inputs[-10:].tolist())
+    assert max(1.0, best) / 2 <= found <= 2 * best or found == (1 if best < 1 else INPUTS)
+
+
+@pytest.mark.parametrize("kind", [Uniform, Stratified])
+def test_a_given_number_of_inputs_is_kept(kind):
+    for goal in ({"n": 300}, {"half_width": 0.02}):
+        sampler = kind(INT8.strata, inputs=Inputs(INPUTS, per_trial=5), seed=2, **goal)
+        results, _ = INT8.campaign(sampler, 2)
+        assert set(results.inputs.tolist()) == {5}
+        assert "n" not in goal or len(results) == 300
+    same = kind(INT8.strata, n=50, seed=2)
+    given = kind(INT8.strata, n=50, seed=2, inputs=Inputs(INPUTS, per_trial=INPUTS))
+    assert given.next(Results.none()) == same.next(Results.none())
+
+
+@pytest.mark.parametrize("kind", [Uniform, Stratified])
+def test_small_spaces_over_some_inputs_do_not_run_away(kind):
+    """To a half-width that only all pairs give, all faults are run over all inputs: no more than there are."""
+    sampler = kind(SMALL.strata, half_width=1e-4, inputs=Inputs(INPUTS))
+    results, _ = SMALL.campaign(sampler, 0)
+    rate = sampler.estimate(results).overall.sdc
+    assert (results.inputs == INPUTS).sum() == SMALL.faults
+    assert (rate.low, rate.value, rate.high) == pytest.approx([SMALL.rate()] * 3)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(3, 12), st.integers(0, 12), st.integers(3, 12), st.integers(1, 12))
+def test_powers_are_those_expected_over_another_number_of_inputs(available, hits, n, m):
+    """Against all subsets of a fault's inputs."""
+    hits, n, m = min(hits, available), min(n, available), min(m, available)
+
+    def shares(size):
+        ks = np.arange(size + 1)
+        return ks / size, scipy.stats.hypergeom(available, hits, size).pmf(ks)
+
+    values, chances = shares(n)
+    others, weights = shares(m)
+    expected = [weights @ others**power for power in (1, 2, 3)]
+    assert powers(values, np.full(n + 1, n), m) @ chances == pytest.approx(expected, abs=1e-12)
+    assert powers(others, np.full(m + 1, m), m) == pytest.approx(np.stack([others, others**2, others**3]), abs=1e-12)
+
+
 def test_uniform_of_given_size_is_the_plain_mean_with_its_interval():
     sampler = Uniform(FP32.strata, n=500, seed=3)
     results, rounds = FP32.campaign(sampler, 3)
@@ -194,7 +288,7 @@ def test_spaces_without_variance_still_have_a_width(kind, value):
     assert sdc.value == pytest.approx(truth.rate(), rel=1e-3)
     assert covers(sdc, truth.rate())
     assert 0.001 < sdc.high - sdc.low <= 0.02
-    assert len(results) < 3000
+    assert len(results) < 4000
 
 
 @pytest.mark.parametrize("kind", [Uniform, Stratified])
@@ -247,9 +341,9 @@ def test_answers_depend_on_results_and_seed_alone():
 def test_interrupted_campaigns_ask_for_what_is_missing():
     sampler = Stratified(INT8.strata, half_width=0.01)
     asked = sampler.next(Results.none())
-    strata = [stratum for stratum, number in asked.items() for _ in range(number)]
+    strata = [stratum for stratum, number in asked.trials.items() for _ in range(number)]
     done = Results(strata[:-5], *Truth.columns([np.zeros((len(strata) - 5, 2), int)]))
-    assert sum(sampler.next(done).values()) == 5
+    assert sum(sampler.next(done).trials.values()) == 5
     interim = sampler.estimate(done).overall.sdc
     assert (interim.value, interim.low) == (0, 0)
     assert interim.high < 0.2
@@ -257,9 +351,9 @@ def test_interrupted_campaigns_ask_for_what_is_missing():
 
 def test_exhaustive_campaigns_are_exact_and_bounded_on_the_way():
     sampler = Exhaustive(SMALL.strata)
-    assert sampler.next(Results.none()) == {("a", 0): 3, ("b", 0): 2}
+    assert sampler.next(Results.none()).trials == {("a", 0): 3, ("b", 0): 2}
     part = Results([("a", 0)] * 2, [INPUTS] * 2, [0, INPUTS], [0, 0])
-    assert sampler.next(part) == {("a", 0): 1, ("b", 0): 2}
+    assert sampler.next(part).trials == {("a", 0): 1, ("b", 0): 2}
     sdc = sampler.estimate(part, {"b": [("b", 0)]})
     assert (sdc.overall.sdc.low, sdc.overall.sdc.high) == (1 / 5, 4 / 5)
     assert (sdc.groups["b"].sdc.low, sdc.groups["b"].sdc.high, sdc.groups["b"].sdc.n) == (0, 1, 0)
@@ -303,11 +397,20 @@ def test_designs_draw_every_stratum_as_often_as_its_share_says():
         (Uniform, [("a", 1)], {"n": 0}, "n starts at 1"),
         (Stratified, [("a", 1)], {"half_width": 0.0}, "between 0 and 0.5"),
         (Stratified, [("a", 1)], {"n": 1, "level": 1.0}, "confidence level"),
+        (Uniform, [("a", 1)], {"n": 1, "inputs": Inputs(5)}, "say how many inputs"),
     ],
 )
 def test_samplers_refuse_spaces_and_goals_that_make_no_sense(kind, strata, settings, message):
     with pytest.raises(ValueError, match=message):
         kind(strata, **settings)
+
+
+@pytest.mark.parametrize(
+    "given", [{"available": 0}, {"available": 5, "per_trial": 0}, {"available": 5, "trial_cost": -1}]
+)
+def test_trials_need_inputs_and_costs_that_make_sense(given):
+    with pytest.raises(ValueError, match="one input or more, and no cost below 0"):
+        Inputs(**given)
 
 
 def test_samplers_refuse_strata_they_do_not_know():

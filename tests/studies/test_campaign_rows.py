@@ -97,6 +97,13 @@ def test_a_uniform_sample_stands_for_the_space(rows_of):
     assert rows[("sdc_rate",)].value == pytest.approx(0.24)
     assert rows[("due_rate",)].value == pytest.approx(0.22)
     assert ("sdc_rate", ("margin", "top5")) in rows
+    tried = {name for name, _, _ in FAULTS}
+    assert (
+        {key[1][1] for key in rows if len(key) == 2 and key[1][0] == "tensor"}
+        == tried
+        != {name for (name, _), _ in strata}
+    )
+    assert all(row.n for row in rows.values())
 
 
 def test_trials_that_count_no_input_are_left_out(make_case):

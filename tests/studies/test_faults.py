@@ -223,6 +223,89 @@ def test_what_a_draw_selects(make_study_case, cnn, tmp_path):
         Measured(made.case, tmp_path / "none", tensors="nothing*")
 
 
+# Campaigns to a half-width
+
+
+def test_a_campaign_to_a_half_width_chooses_its_inputs_and_ends_there(make_study_case, cnn, tmp_path):
+    case = make_study_case(cnn, n=90)
+    made = Measured(case, tmp_path / "jobs", ci_half_width=0.05)
+    row = made.row("sdc_rate")
+    assert (row.ci_high - row.ci_low) / 2 <= 0.05
+    assert row.ci_level == 0.95
+    assert made.trials.columns == list(TRIALS)
+    pilot = made.trials.filter(pl.col("n_inputs") > 8)
+    assert set(pilot["n_inputs"]) == {16}
+    others = made.trials.filter(pl.col("n_inputs") <= 8)
+    assert 0 < others.height == row.n
+    assert not [row for row in made.analysis.rows if row.n == 0]
+    uniform = Measured(case, tmp_path / "uniform", ci_half_width=0.05, sampler="uniform")
+    assert uniform.trials.height != made.trials.height
+    verified = made.row("verified_trials")
+    assert verified.value >= 5
+
+
+def test_inputs_of_a_trial_can_be_given_and_how_they_are_cut_makes_no_difference(make_study_case, cnn, tmp_path):
+    case = make_study_case(cnn, n=20)
+    whole = Measured(case, tmp_path / "whole", trials=60, inputs_per_fault=3)
+    parts = Measured(case, tmp_path / "parts", trials=60, inputs_per_fault=3, shard=13, chunk=7)
+    assert set(whole.trials["n_inputs"]) == {2, 3}
+    assert [len(stage) for stage in parts.stages] == [5, 1]
+    assert_frame_equal(parts.trials, whole.trials)
+    assert whole.row("sdc_rate").n == 60
+
+
+def test_faults_between_operators_run_over_some_inputs_too(make_study_case, tmp_path):
+    """By the engine and by the model cut in two: the same outcomes."""
+    case = make_study_case(small_cnn(), n=20)
+    given = {"places": "activations", "trials": 100, "inputs_per_fault": 3, "chunk": 5, "bits": (29, 30)}
+    made = Measured(case, tmp_path / "jobs", **given)
+    assert set(made.trials["n_inputs"]) == {2, 3}
+    assert made.trials["n_changed"].sum() + made.trials["n_due"].sum() > 10
+    whole = Measured(case, tmp_path / "whole", segmented=False, **given)
+    assert_frame_equal(made.trials.drop("max_abs_error"), whole.trials.drop("max_abs_error"))
+
+
+def some_without_a_number(n: int) -> onnx.ModelProto:
+    """A model whose golden output is not finite for the inputs with a number below -1."""
+    weights = {"shift": np.float32([1]), "w": np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Add", ["x", "shift"], ["a"], "shifted"),
+        helper.make_node("Sqrt", ["a"], ["s"], "root"),
+        helper.make_node("MatMul", ["s", "w"], ["y"], "classifier"),
+    ]
+    return make_model(nodes, {"x": (1, ["N", 3])}, {"y": (1, ["N", 4])}, weights)
+
+
+def test_blocks_are_drawn_from_the_inputs_that_count(make_study_case, tmp_path):
+    """Where trials meet inputs that do not count, the campaign starts again over the others."""
+    model = some_without_a_number(80)
+    case = make_study_case(model, n=80)
+    golden = bare_onnxruntime(model, {"x": case.data.inputs["x"].rows(0, 80)})
+    finite = np.isfinite(golden).all(axis=1)
+    assert 20 < finite.sum() < 70
+    made = Measured(case, tmp_path / "jobs", trials=40, inputs_per_fault=4)
+    assert [next(iter(stage)) for stage in made.stages] == [
+        "stage-0-shard-00000",
+        "golden",
+        "counted-stage-0-shard-00000",
+        "verify",
+    ]
+    assert set(made.trials["n_inputs"]) <= {4, int(finite.sum()) % 4}
+    labels = np.where(np.arange(80) % 2, golden.argmax(axis=1), (golden.argmax(axis=1) + 1) % 4)
+    right = Measured(
+        make_study_case(model, n=80, labels=labels),
+        tmp_path / "right",
+        trials=40,
+        inputs_per_fault=4,
+        only_correct=True,
+    )
+    assert next(iter(right.stages[0])) == "golden"
+    assert set(right.trials["n_inputs"]) <= {4, int((finite & (np.arange(80) % 2 == 1)).sum()) % 4}
+    none = make_study_case(model, n=80, labels=(golden.argmax(axis=1) + 1) % 4)
+    (row,) = Measured(none, tmp_path / "none", ci_half_width=0.1, only_correct=True).analysis.rows
+    assert row.status == "unavailable"
+
+
 # What must not matter
 
 
@@ -497,6 +580,10 @@ def test_what_data_or_task_cannot_give_is_refused_before_anything_runs(
     [
         ({"trials": 0}, "greater than 0"),
         ({"trials": 5, "faults": "list.csv"}, "give one of them"),
+        ({"inputs_per_fault": 5, "faults": "list.csv"}, "leave inputs_per_fault out, or the list"),
+        ({"inputs_per_fault": 5, "sampler": "exhaustive"}, "run over all inputs"),
+        ({"inputs_per_fault": 5, "places": "artefact"}, "run over all inputs"),
+        ({"inputs_per_fault": 0}, "greater than 0"),
         ({"faults": "list.csv", "places": "inputs"}, "a list names its faults itself; leave places out, or the list"),
         ({"faults": "list.csv", "bits": (0, 3)}, "leave bits out"),
         ({"places": "elsewhere"}, "'stored'"),

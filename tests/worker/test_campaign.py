@@ -389,12 +389,50 @@ def test_trials_run_one_by_one_count_as_together_and_a_lost_one_counts_everythin
         assert alone[str(at)]["counts"] == together.counts[at].tolist()
         error = alone[str(at)]["max_abs_error"]
         assert (np.inf if error is None else error) == together.max_abs_error[at]
-    lost = dict(zip(COLUMNS, alone["lost"]["counts"], strict=True))
+    assert alone["lost"]["trials"] == [alone["lost"]["trials"][0]] * 24
+    lost = dict(zip(COLUMNS, alone["lost"]["trials"][0]["counts"], strict=True))
     assert {name: count for name, count in lost.items() if count} == {"n_inputs": 6, "n_due": 6, "n_lost": 6}
-    assert alone["lost"]["max_abs_error"] is None
+    assert alone["lost"]["trials"][0]["max_abs_error"] is None
 
 
 def test_the_backend_is_the_one_of_the_job(tmp_path):
     with pytest.raises(ModuleNotFoundError, match="no_such_backend"):
         run_campaign(mlp(), feeds(mlp()), random_faults(mlp(), 3), tmp_path / "job", backend="no_such_backend:Backend")
     assert ORT.startswith("hwbench_onnxruntime")
+
+
+# Trials over some of the inputs
+
+
+@pytest.mark.parametrize("segmented", [True, False])
+def test_trials_over_blocks_of_inputs_tell_of_those_inputs_alone(tmp_path, segmented):
+    model = static_int8(small_cnn())
+    inputs, faults = feeds(model, batch=24), random_faults(model, 40, seed=6)
+    rng = np.random.default_rng(2)
+    order = rng.permutation(24)[:21]
+    first = rng.integers(0, 20, len(faults))
+    ranges = np.stack([first, np.minimum(first + rng.integers(1, 9, len(faults)), 21)], axis=1)
+    given = {"order": order.tolist(), "ranges": ranges.tolist(), "n": 21, "chunk": 5, "segmented": segmented}
+    made = run_campaign(model, inputs, faults, tmp_path / "job", **given)
+    assert made["n_inputs"] == (ranges[:, 1] - ranges[:, 0]).tolist()
+    expected = []
+    for fault, (start, stop) in zip(faults, ranges, strict=True):
+        some = {name: value[order[start:stop]] for name, value in inputs.items()}
+        expected += naive_counts(model, some, [fault])
+    assert list(zip(made["n_changed"], made["n_due"], strict=True)) == expected
+    assert 0 < sum(made["n_changed"]) < sum(made["n_inputs"])
+
+
+def test_a_lost_trial_over_a_block_counts_the_block(tmp_path):
+    model = mlp()
+    inputs, faults = feeds(model, batch=12), random_faults(model, 4)
+    given = {
+        "order": [5, 11, 2, 7, 0],
+        "ranges": [[0, 2], [1, 5], [0, 2], [4, 5]],
+        "n": 5,
+        "chunk": 2,
+        "segmented": False,
+    }
+    done = run_campaign(model, inputs, faults, tmp_path / "job", variants=("lost", "1"), **given).checks
+    assert [record["counts"][:3] for record in done["lost"]["trials"]] == [[2, 0, 2], [4, 0, 4], [2, 0, 2], [1, 0, 1]]
+    assert done["1"]["counts"][0] == 4

@@ -15,7 +15,6 @@ from hwbench.backend import Array, Backend, Session
 from hwbench.errors import HwbenchError
 from hwbench.faults import names
 from hwbench.faults.fault import Fault, in_channel
-from hwbench.npy import rows
 from hwbench.topk import topk
 from hwbench.worker.chunks import Chunks, identical
 from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer, precisions
@@ -34,6 +33,9 @@ def run(job: JobContext) -> dict[str, Any]:
         model: Path of the deployed ONNX.
         inputs, labels: ``.npy`` paths; labels may be empty.
         n, chunk: How many inputs, and how many are held at a time.
+        order: Rows of the files that are the inputs, in this order; null or absent for the first ``n``.
+        ranges: For each trial the first of its inputs and the one after its last, by their place in that order; null or
+            absent where every trial runs over all.
         output: The output that outcomes are told by.
         outcome: ``{"kind": "top1"}``, or ``{"kind": "tolerance", "tolerance": t}`` for outputs that are no classifier's.
         plan: Segments of the cut graph, from `hwbench.faults.segments`; empty for a full rebuild per trial.
@@ -43,7 +45,7 @@ def run(job: JobContext) -> dict[str, Any]:
         batch: The batch size the graph is fixed to, or None.
 
     Variants, if there are any, are trials to run one by one by a full rebuild, so that one that kills the worker costs itself;
-    ``"lost"`` stands for a trial that gives nothing: what such a one counts.
+    ``"lost"`` tells what each of the trials counts if it gives nothing.
 
     Returns:
         ``checks``: how the segmented golden output compares with the whole build's, before and after; the ``reason`` where
@@ -56,12 +58,11 @@ def run(job: JobContext) -> dict[str, Any]:
     if job.variants:
         for name in job.variants:
             job.start(name)
-            trial = 0 if name == LOST else int(name)
             if name == LOST:
-                campaign.rebuilds.lost(trial)
-            else:
-                campaign.rebuilds.run([trial])
-            job.done(name, campaign.outcomes.record(trial))
+                job.done(name, {"trials": campaign.rebuilds.lost()})
+                continue
+            campaign.rebuilds.run([int(name)])
+            job.done(name, campaign.outcomes.record(int(name)))
         return {}
     checks = campaign.segmented() if job.params["plan"] else {"segmented": False, "reason": ""}
     if campaign.left:
@@ -86,6 +87,13 @@ class _Work:
     whole: list[int] = field(default_factory=list)
     between: list[int] = field(default_factory=list)
 
+    def among(self, trials: Array) -> _Work:
+        """Those of some trials, ``[trials]`` of bool."""
+        if trials.all():
+            return self
+        whole, between = ([trial for trial in kind if trials[trial]] for kind in (self.whole, self.between))
+        return _Work([fault for fault in self.lanes if trials[fault.trial]], whole, between)
+
     def give_up(self) -> set[int]:
         """Take all trials away, and return them."""
         trials = {*self.whole, *self.between, *(fault.trial for fault in self.lanes)}
@@ -103,7 +111,7 @@ class _Campaign:
         self._model, self._chunks = Path(params["model"]), Chunks(params)
         self._backend: Backend = job.load_backend()
         self._stored = stored_initializers(onnx.load(self._model))
-        labels = rows(Path(params["labels"]), 0, params["n"]) if params["labels"] else None
+        labels = self._chunks.rows(Path(params["labels"]), 0, self._chunks.n) if params["labels"] else None
         self.outcomes = Outcomes(len(faults), params["outcome"], labels, only_correct=params["only_correct"])
         self.rebuilds = Rebuilds(job, faults, self.outcomes, self._chunks, self._same_answers)
         self.left = list(range(len(faults)))
@@ -158,9 +166,11 @@ class _Campaign:
                 if first is None and (doubt := self._doubt(engine, layer, golden)):
                     checks["reason"] = doubt
                     self._left_over |= todo.give_up()
-                self._lanes(engine, layer, todo.lanes, start, golden, checks)
-                self._whole(engine, layer, todo.whole, start, golden)
-                self._between(engine, layer, todo.between, start, golden)
+                here = self._chunks.within(range(len(self._faults)), start, len(golden))
+                todo = todo.among(here[:, 0] < here[:, 1])
+                self._lanes(engine, layer, todo.lanes, here, start, golden, checks)
+                self._whole(engine, layer, todo.whole, here, start, golden)
+                self._between(engine, layer, todo.between, here, start, golden)
             first = golden if first is None else first
         _, feeds = next(iter(self._chunks))
         checks["golden_restored"] = first is not None and engine.start(feeds).tobytes() == first.tobytes()
@@ -171,6 +181,7 @@ class _Campaign:
         engine: Engine,
         layer: LayerPlan,
         faults: Sequence[LaneFault],
+        here: Array,
         start: int,
         golden: Array,
         checks: dict[str, Any],
@@ -180,10 +191,12 @@ class _Campaign:
         for first in range(0, len(faults), size):
             batch = faults[first : first + size]
             trials = [fault.trial for fault in batch]
-            self.outcomes.expect(np.array(trials), start, golden)
+            places, bounds = np.arange(len(golden)), here[trials]
+            wanted = (bounds[:, :1] <= places) & (places < bounds[:, 1:])
+            self.outcomes.expect(np.array(trials), start, golden, wanted)
 
             try:
-                apart = engine.lanes(layer, batch, self._observer(start, golden))
+                apart = engine.lanes(layer, batch, self._observer(start, golden), wanted)
             except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells
                 self._left_over.update(trials)
                 continue
@@ -191,25 +204,30 @@ class _Campaign:
             if apart and self._job.params["exact"]:
                 self._left_over.update(trials)
 
-    def _whole(self, engine: Engine, layer: LayerPlan, trials: Sequence[int], start: int, golden: Array) -> None:
+    def _whole(
+        self, engine: Engine, layer: LayerPlan, trials: Sequence[int], here: Array, start: int, golden: Array
+    ) -> None:
         """One chunk of the trials for which a layer is computed with all its channels."""
         for trial in trials:
-            fault = self._faults[trial]
-            self.outcomes.expect(np.array([trial]), start, golden)
+            fault, inputs = self._faults[trial], slice(*here[trial])
+            self.outcomes.expect(np.array([trial]), start + inputs.start, golden[inputs])
             try:
-                out = engine.layer(layer, {fault.tensor: fault.apply(self._stored[fault.tensor])})
-                engine.follow(layer, trial, out, self._observer(start, golden))
+                out = engine.layer(layer, {fault.tensor: fault.apply(self._stored[fault.tensor])}, inputs)
+                engine.follow(layer, trial, out, self._observer(start, golden), inputs)
             except HwbenchError:  # the runtime refuses it; on which inputs, a full rebuild tells
                 self._left_over.add(trial)
 
-    def _between(self, engine: Engine, tensor: LayerPlan, trials: Sequence[int], start: int, golden: Array) -> None:
+    def _between(
+        self, engine: Engine, tensor: LayerPlan, trials: Sequence[int], here: Array, start: int, golden: Array
+    ) -> None:
         """One chunk of the trials in a tensor between operators; inputs on which its value stays as it was are masked."""
         value = engine.golden(tensor)
         batch: list[tuple[Array, Array, Array]] = []
         for at, trial in enumerate(trials, 1):
-            self.outcomes.expect(np.array([trial]), start, golden)
-            inputs, faulty = self._faults[trial].in_rows(value)
-            batch.append((np.full(len(inputs), trial), inputs, faulty))
+            first, last = here[trial]
+            self.outcomes.expect(np.array([trial]), start + first, golden[first:last])
+            inputs, faulty = self._faults[trial].in_rows(value[first:last])
+            batch.append((np.full(len(inputs), trial), first + inputs, faulty))
             if at < len(trials) and sum(len(part[1]) for part in batch) < engine.pairs:
                 continue
             of, inputs, faulty = (np.concatenate(parts) for parts in zip(*batch, strict=True))
