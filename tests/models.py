@@ -111,13 +111,14 @@ def static_int8(
     per_channel: bool = True,
     reduce_range: bool = False,
     symmetric: bool = False,
+    samples: int = 32,
 ) -> onnx.ModelProto:
     """The QDQ version of a model, calibrated on random inputs; ``symmetric`` activations have zero point 0."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the runtime has no types
         def __init__(self) -> None:
-            self.batches: Iterator[dict[str, Array]] = iter([feeds(model, batch=32, seed=2)])
+            self.batches: Iterator[dict[str, Array]] = iter([feeds(model, batch=samples, seed=2)])
 
         def get_next(self) -> dict[str, Array] | None:
             return next(self.batches, None)

@@ -1,7 +1,7 @@
 """Cuts a deployed graph at its layers, so that a fault costs what comes after it and no more.
 
 A *layer* is an operator that multiplies by stored numbers, with the channel-wise operators behind it (activation, bias,
-QuantizeLinear). Four kinds of segment are cut for it, all of them plain ONNX files that any backend runs:
+QuantizeLinear, depthwise convolution). Four kinds of segment are cut for it, plain ONNX files that any backend runs:
 
     advance   from the last layer's cut to this one's: carries the golden tensors forward
     lane      the layer for as many output channels as there are faults in a batch: a fault in one number changes one
@@ -17,7 +17,7 @@ everything derived from constants stays with its consumer: otherwise runtimes fu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from hwbench.backend import node_name
+from hwbench.faults.ordering import chained, constant_derived
 from hwbench.faults.shapes import tensor_types, without
 
 _LAYERS = frozenset({"Conv", "MatMul", "Gemm"})
@@ -70,8 +71,8 @@ class GraphCutter:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._derived = _constant_derived(model.graph, self.constants)
-        self.nodes = _chained(model.graph.node, self._derived)
+        self._derived = constant_derived(model.graph, self.constants)
+        self.nodes = chained(model.graph.node, self._derived)
         self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in model.graph.output]
         self._made_at = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
@@ -84,8 +85,11 @@ class GraphCutter:
     @cached_property
     def layers(self) -> list[Layer]:
         """The layers in graph order."""
-        found = (self._layer(index, node) for index, node in enumerate(self.nodes) if node.op_type in _LAYERS)
-        return sorted((layer for layer in found if layer is not None), key=lambda layer: layer.position)
+        found: list[Layer] = []
+        for index, node in enumerate(self.nodes):  # the operators of a layer stand together
+            if node.op_type in _LAYERS and (not found or index > found[-1].position):
+                found += [layer for layer in (self._layer(index, node),) if layer is not None]
+        return found
 
     @cached_property
     def cuttable(self) -> list[Layer]:
@@ -164,21 +168,30 @@ class GraphCutter:
         """The names of the nodes that do more than to quantize or dequantize."""
         return [node_name(node) for node in self.nodes if node.op_type not in _GAUGED]
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether activations are rounded to few values, so that small changes vanish."""
+        return any("Quantize" in node.op_type and "Dequantize" not in node.op_type for node in self.nodes)
+
+    def users(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read a tensor."""
+        return [self.nodes[index] for index in self._uses.get(name, ())]
+
     def is_gauge(self, initializer: str) -> bool:
         """Whether it is a scale or zero point: what tells how others are read."""
-        users = [self.nodes[index] for index in self._uses.get(initializer, ())]
-        return any(node.op_type in _GAUGED and initializer != node.input[0] for node in users)
+        return any(node.op_type in _GAUGED and initializer != node.input[0] for node in self.users(initializer))
 
-    def segment(self, inputs: Iterable[str], outputs: Sequence[str]) -> onnx.ModelProto:
-        """The part of the graph that makes ``outputs`` of ``inputs``."""
+    def segment(
+        self, inputs: Iterable[str], outputs: Sequence[str], constants: Mapping[str, onnx.TensorProto] | None = None
+    ) -> onnx.ModelProto:
+        """The part of the graph that makes ``outputs`` of ``inputs``; ``constants`` are its initializers in another form."""
+        constants = self.constants if constants is None else constants
         inputs = list(dict.fromkeys(inputs))
         needed, stored = self._needed(inputs, outputs)
         nodes = [without(self.nodes[index], inputs) for index in sorted(needed)]
         used = {name for node in nodes for name in node.input}
         values = [self._value(name) for name in inputs if name in used or name in outputs]
-        return self._model(
-            nodes, values, [self._value(name) for name in outputs], [self.constants[name] for name in stored]
-        )
+        return self._model(nodes, values, [self._value(name) for name in outputs], [constants[name] for name in stored])
 
     def lane(self, layer: Layer, lanes: int) -> onnx.ModelProto:
         """A layer for some of its output channels: the first ones, until others are put in their place.
@@ -198,8 +211,9 @@ class GraphCutter:
         _resize(graph.output[0], layer.axis, lanes)
         if layer.depthwise:
             _resize(graph.input[0], 1, lanes)
-            node = next(node for node in graph.node if node_name(node) == layer.node)
-            next(attribute for attribute in node.attribute if attribute.name == "group").i = lanes
+        for attribute in (one for node in graph.node if node.op_type == "Conv" for one in node.attribute):
+            if attribute.name == "group" and attribute.i > 1:  # a depthwise one: others are in no layer with parameters
+                attribute.i = lanes
         return model
 
     def _needed(self, inputs: Iterable[str], outputs: Iterable[str]) -> tuple[set[int], list[str]]:
@@ -231,13 +245,13 @@ class GraphCutter:
         weight = self._stored(node.input[1])
         if weight is None or node.input[0] in self._derived:
             return None
-        group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        transposed = next((attribute.i for attribute in node.attribute if attribute.name == "transB"), 0)
+        group = attribute(node, "group", 1)
+        transposed = attribute(node, "transB", 0)
         if len(weight.dims) < 2 or (node.op_type == "MatMul" and len(weight.dims) != 2):
             return None
         weight_axis = 0 if node.op_type == "Conv" or transposed else len(weight.dims) - 1
         channels = weight.dims[weight_axis]
-        depthwise = group > 1 and weight.dims[1] == 1 and group == channels
+        depthwise = self._is_depthwise(node, channels)
         found = [self._channelled(node.input[1], channels, weight_axis)]
         if len(node.input) > 2 and node.input[2]:
             found.append(self._channelled(node.input[2], channels))
@@ -258,6 +272,14 @@ class GraphCutter:
         if len(users) != 1 or name in self.outputs:
             return None
         node = self.nodes[users[0]]
+        if self._transparent(users[0]):  # of what reads it again as floats, only what keeps to the kernels of the whole
+            users = self._uses.get(node.output[0], [])
+            node = self.nodes[users[0]] if len(users) == 1 and node.output[0] not in self.outputs else node
+        if node.op_type == "Conv" and self._is_depthwise(node, channels):
+            parts = [self._channelled(other, channels, 0) for other in node.input[1:] if other]
+            return (
+                None if None in parts else (users[0], {key: at for part in parts for key, at in (part or {}).items()})
+            )
         others = [other for other in node.input if other != name and other]
         if node.op_type in _ELEMENTWISE and all(other in self._derived for other in others):
             return users[0], {}
@@ -269,6 +291,16 @@ class GraphCutter:
             if bias is not None and list(bias.dims) == [channels]:
                 return users[0], self._channelled(others[0], channels)
         return None
+
+    def _is_depthwise(self, node: onnx.NodeProto, channels: int) -> bool:
+        """Whether a node convolves each of its channels by itself."""
+        weight = self._stored(node.input[1])
+        return (
+            weight is not None
+            and channels > 1
+            and attribute(node, "group", 1) == channels
+            and (list(weight.dims[:2]) == [channels, 1])
+        )
 
     def _channelled(self, name: str, channels: int, axis: int = -1) -> dict[str, int] | None:
         """The initializers behind a constant-derived tensor that have one slice a channel, to the axis that counts channels.
@@ -300,8 +332,7 @@ class GraphCutter:
         node = self.nodes[index]
         stored, *steps = (other for other in node.input if other)
         dims = self.constants[stored].dims if stored in self.constants else ()
-        along = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        blocked = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+        along, blocked = attribute(node, "axis", 1), attribute(node, "block_size", 0) > 0
         per_channel = len(dims) <= 1 or along % len(dims) == axis % len(dims)
         return [(stored, axis), *((step, axis if blocked else 0 if per_channel else None) for step in steps)]
 
@@ -356,42 +387,13 @@ class GraphCutter:
         return made
 
 
-def _constant_derived(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
-    """The tensors that hold the same numbers whatever the inputs."""
-    derived = set(constants)
-    for node in graph.node:
-        if node.input and all(name in derived for name in node.input if name):
-            derived.update(node.output)
-    return derived
-
-
-def _chained(nodes: Sequence[onnx.NodeProto], derived: set[str]) -> list[onnx.NodeProto]:
-    """The nodes in an order in which one that waits for a single other stands right behind it.
-
-    So the operators of a layer stand together, and layers come one after the other even where the file has the branches of a
-    graph in turns.
-    """
-    first = [node for node in nodes if derived.issuperset(node.output)]
-    others = [node for node in nodes if not derived.issuperset(node.output)]
-    users: dict[str, list[int]] = {}
-    for index, node in enumerate(others):
-        for name in dict.fromkeys(node.input):
-            users.setdefault(name, []).append(index)
-    ordered: dict[int, onnx.NodeProto] = {}
-    for index in range(len(others)):
-        following: int | None = index
-        while following is not None and following not in ordered:
-            ordered[following] = node = others[following]
-            after = users.get(node.output[0], []) if len(node.output) == 1 else []
-            waits = len(after) == 1 and all(
-                name in derived or name in (node.output[0], "") for name in others[after[0]].input
-            )
-            following = after[0] if waits else None
-    return [*first, *ordered.values()]
-
-
 def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:
     dimensions = value.type.tensor_type.shape.dim
     if len(dimensions):
         dimensions[axis].Clear()
         dimensions[axis].dim_value = size
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """A whole-number attribute of a node."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)

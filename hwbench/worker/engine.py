@@ -24,6 +24,27 @@ _ALL = slice(None)
 
 
 @dataclass(frozen=True)
+class UpdatePlan:
+    """The convolution after a layer that is replaced by a rank-one update where one channel of the layer changes.
+
+    Attributes:
+        y: The convolution's output.
+        weight: Its weights.
+        file: The segment that takes the place of the layer's ``rest``.
+        cut: The tensors after the layer that this reads.
+        golden, change, column: Its other inputs: golden ``y``, how far the channel is from the golden one, and its weights.
+    """
+
+    y: str
+    weight: str
+    file: str
+    cut: Sequence[str]
+    golden: str
+    change: str
+    column: str
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """A layer with faults, as the parent cut it.
 
@@ -39,6 +60,7 @@ class LayerPlan:
         advance, lane, layer, rest: The segments' files.
         cut: The tensors after the layer.
         checkpoint: Index of the checkpoint that ``rest`` leads to.
+        update: What faults in one channel go on through instead of ``rest``; None if that is nothing else.
     """
 
     out: str
@@ -55,6 +77,13 @@ class LayerPlan:
     rest: str
     cut: Sequence[str]
     checkpoint: int
+    update: UpdatePlan | None = None
+
+    @classmethod
+    def of(cls, plan: Mapping[str, Any]) -> LayerPlan:
+        """A layer of the plan that `hwbench.faults.segments` makes."""
+        update = plan["update"] and UpdatePlan(**plan["update"])
+        return cls(**{**plan, "update": update})
 
 
 @dataclass(frozen=True)
@@ -87,7 +116,8 @@ class Engine:
         options: Its options.
         stored: The build's initializers.
         checkpoints: The tensors at each checkpoint; the last one is the model's output.
-        chain: The segments from inputs to the first checkpoint, from there to the second, ...
+        chain: The segments from inputs to the first checkpoint, from there to the second, ...; empty without checkpoints before
+            the output.
         fixed_batch: The batch size the graph is fixed to; None if it takes any.
         pairs: How many (fault, input) pairs are run at once.
         precisions: What nodes of the whole graph compute in. A segment in which one computes in something else is refused: its
@@ -100,27 +130,39 @@ class Engine:
     checkpoints: Sequence[Sequence[str]]
     chain: Sequence[str]
     fixed_batch: int | None = None
-    pairs: int = 32
+    pairs: int = 16
     precisions: Mapping[str, str] = field(default_factory=dict)
     _sessions: dict[tuple[str, tuple[str, ...]], Session] = field(default_factory=dict)
     _golden: list[State] = field(default_factory=list)
     _here: State = field(default_factory=dict)
+    _rows: State = field(default_factory=dict)
 
-    def start(self, inputs: State) -> Array:
-        """Take a chunk of inputs; returns the golden output."""
-        self._golden, state = [], inputs
-        for file, names in zip(self.chain, self.checkpoints, strict=True):
+    def start(self, inputs: State, whole: Array) -> Array:
+        """Take a chunk of inputs.
+
+        Args:
+            inputs: The chunk.
+            whole: The whole build's output for it.
+
+        Returns:
+            The golden output of the chain of segments; where there is none, the whole build's.
+        """
+        output = self.checkpoints[-1][0]
+        self._here, self._golden, state = inputs, [], inputs
+        for file, names in zip(self.chain, self.checkpoints, strict=False):
             state = self._run(file, state, names)
             self._golden.append(state)
-        self._here = inputs
-        return state[self.checkpoints[-1][0]]
+        self._golden = self._golden or [{output: whole}]
+        return self._golden[-1][output]
 
     def advance(self, layer: LayerPlan) -> None:
         """Carry the golden tensors to just after a layer; layers come in graph order."""
-        wanted = list(dict.fromkeys([*layer.cut, layer.out, layer.x]))
-        made = self._run(layer.advance, self._here, [name for name in wanted if name not in self._here])
-        self._x = {**self._here, **made}[layer.x]
-        self._here = {name: {**self._here, **made}[name] for name in {*layer.cut, layer.out}}
+        update = [layer.update.y] if layer.update else []
+        wanted = list(dict.fromkeys([*layer.cut, layer.out, layer.x, *update]))
+        made = self._run(layer.advance, self._here, wanted)
+        self._rows = {}
+        self._x, self._y = made[layer.x], made[update[0]] if update else np.empty(0)
+        self._here = {name: made[name] for name in {*layer.cut, layer.out}}
 
     def lanes(
         self, layer: LayerPlan, faults: Sequence[LaneFault], observe: Observer, wanted: Flags | None = None
@@ -142,16 +184,21 @@ class Engine:
         apart = float(np.max(np.abs(golden.astype(np.float64) - own), initial=0.0))
         changed = _differs(faulty, golden, leading=2) & (True if wanted is None else wanted)
         fault_index, input_index = np.nonzero(changed)
-        for start in range(0, len(fault_index), self.pairs):
-            some, inputs = fault_index[start : start + self.pairs], input_index[start : start + self.pairs]
-            state = {name: self._here[name][inputs] for name in layer.cut}
+        update = self._update(layer)
+        size = self.pairs if update or layer.rest else len(fault_index)  # after the last layer nothing is left to run
+        for start in range(0, len(fault_index), size):
+            some, inputs = fault_index[start : start + size], input_index[start : start + size]
+            channels = np.array([faults[at].channel for at in some])
+            state = self._gathered({name: self._here[name] for name in (update or layer).cut}, inputs)
             out = state.get(layer.out)
             if out is not None:
-                view = np.moveaxis(out, layer.axis, 1)
-                channels = [faults[at].channel for at in some]
-                view[np.arange(len(some)), channels] = faulty[some, inputs]
+                np.moveaxis(out, layer.axis, 1)[np.arange(len(some)), channels] = faulty[some, inputs]
+            if update:
+                with np.errstate(all="ignore"):
+                    change = faulty[some, inputs] - golden[some, inputs]
+                state |= self._updated(update, inputs, change, channels)
             trials = np.array([faults[at].trial for at in some])
-            self._finish(layer, state, trials, inputs, observe)
+            self._finish(layer, update, state, trials, inputs, observe)
         return apart
 
     def layer(self, layer: LayerPlan, changes: State, inputs: slice = _ALL) -> Array:
@@ -190,7 +237,7 @@ class Engine:
         for start in range(0, len(changed), self.pairs):
             some = changed[start : start + self.pairs]
             state = {name: out[some] if name == layer.out else self._here[name][first + some] for name in layer.cut}
-            self._finish(layer, state, np.full(len(some), trial), first + some, observe)
+            self._finish(layer, None, state, np.full(len(some), trial), first + some, observe)
 
     def replaced(self, layer: LayerPlan, trials: Array, inputs: Array, out: Array, observe: Observer) -> None:
         """Take (trial, input) pairs, each with a layer's output of its own, through the rest of the graph.
@@ -205,14 +252,15 @@ class Engine:
         for start in range(0, len(inputs), self.pairs):
             some = slice(start, start + self.pairs)
             state = {name: out[some] if name == layer.out else self._here[name][inputs[some]] for name in layer.cut}
-            self._finish(layer, state, trials[some], inputs[some], observe)
+            self._finish(layer, None, state, trials[some], inputs[some], observe)
 
-    def alone(self, layer: LayerPlan, inputs: Array) -> Array | None:
+    def alone(self, layer: LayerPlan, inputs: Array, *, lanes: bool) -> Array | None:
         """The golden output of some of the chunk's inputs, run without the others from the cut after a layer on.
 
         Args:
             layer: The layer, which `advance` has reached.
             inputs: Their indices, in any order.
+            lanes: Whether by the way that faults of one channel go, or by that of the others.
 
         Returns:
             ``[len(inputs), ...]``; None if a tensor of the cut has not one row an input.
@@ -220,10 +268,20 @@ class Engine:
         state = {name: self._here[name] for name in layer.cut}
         if any(value.shape[:1] != self._golden[-1][self.checkpoints[-1][0]].shape[:1] for value in state.values()):
             return None
+        update = self._update(layer) if lanes else None
         state = {name: value[inputs] for name, value in state.items()}
-        for file, at in self._steps(layer):
+        if update:
+            unchanged = np.zeros_like(np.take(self._here[layer.out][inputs], 0, axis=layer.axis))
+            state |= self._updated(update, inputs, unchanged, np.zeros(len(inputs), dtype=np.int64))
+        for file, at in self._steps(layer, update):
             state = self._run(file, state, self.checkpoints[at])
         return state[self.checkpoints[-1][0]]
+
+    def release(self, layer: LayerPlan) -> None:
+        """Give back the memory of a layer's sessions, which are compiled again if they are asked for again."""
+        files = {layer.advance, layer.lane, layer.layer, layer.rest, layer.update.file if layer.update else ""}
+        for key in [key for key in self._sessions if key[0] in files.difference(self.chain)]:
+            self._sessions.pop(key).close()
 
     def close(self) -> None:
         """Release all sessions."""
@@ -246,8 +304,36 @@ class Engine:
         made = np.moveaxis(self._call(session, {layer.x: x}, [layer.out])[layer.out], layer.axis, 0)
         return made[: len(faults)], made[len(faults) : 2 * len(faults)]
 
-    def _finish(self, layer: LayerPlan, state: State, trials: Array, inputs: Array, observe: Observer) -> None:
-        for file, at in self._steps(layer):
+    def _update(self, layer: LayerPlan) -> UpdatePlan | None:
+        """A layer's update; none in a graph that computes in other formats too, where rounding makes more of a difference."""
+        return None if self.precisions else layer.update
+
+    def _updated(self, update: UpdatePlan, inputs: Array, change: Array, channels: Array) -> State:
+        """What an update reads besides the cut: rows of some inputs, of which each has a change in a channel of its own."""
+        column = np.moveaxis(np.take(self.stored[update.weight], channels, axis=1), 1, 0)
+        golden = self._gathered({update.golden: self._y}, inputs)
+        return {**golden, update.change: change[:, None], update.column: column}
+
+    def _gathered(self, tensors: State, inputs: Array) -> State:
+        """Rows of tensors, to be overwritten, in memory that the next call uses again."""
+        state = {}
+        for name, value in tensors.items():
+            if name not in self._rows or len(self._rows[name]) < len(inputs):
+                self._rows[name] = np.empty((len(inputs), *value.shape[1:]), value.dtype)
+            # mode: with the default one numpy copies twice, so that an index out of range leaves no half-written output
+            state[name] = np.take(value, inputs, axis=0, out=self._rows[name][: len(inputs)], mode="clip")
+        return state
+
+    def _finish(
+        self,
+        layer: LayerPlan,
+        update: UpdatePlan | None,
+        state: State,
+        trials: Array,
+        inputs: Array,
+        observe: Observer,
+    ) -> None:
+        for file, at in self._steps(layer, update):
             names = self.checkpoints[at]
             state = self._run(file, state, names)
             if at + 1 == len(self.checkpoints):
@@ -258,11 +344,13 @@ class Engine:
                 kept |= _differs(state[name], self._golden[at][name][inputs])
             if not kept.any():
                 return
-            state, trials, inputs = {name: value[kept] for name, value in state.items()}, trials[kept], inputs[kept]
+            if not kept.all():
+                state = {name: value[kept] for name, value in state.items()}
+                trials, inputs = trials[kept], inputs[kept]
 
-    def _steps(self, layer: LayerPlan) -> Iterator[tuple[str, int]]:
+    def _steps(self, layer: LayerPlan, update: UpdatePlan | None) -> Iterator[tuple[str, int]]:
         """The segments from the cut after a layer to the output, each with the checkpoint it leads to."""
-        steps = [layer.rest, *self.chain[layer.checkpoint + 1 :]]
+        steps = [update.file if update else layer.rest, *self.chain[layer.checkpoint + 1 :]]
         return zip(steps, range(layer.checkpoint, len(self.checkpoints)), strict=True)
 
     def _run(self, file: str, state: State, outputs: Sequence[str]) -> State:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwbench.backend import Array
-from hwbench.topk import topk
+from hwbench.topk import class_scores, topk
 
 # n_inputs: inputs that count; one does not if its golden output is not finite, which no fault can make worse. n_changed: finite
 # outputs whose answer changed; n_due: outputs that are not finite, or none at all; n_top5: finite, and the golden answer is no
@@ -89,9 +89,8 @@ class Outcomes:
             return
         best, answer = topk(outputs, 1)[:, 0], topk(golden, 1)[:, 0]
         self._add("n_changed", trials, finite & (best != answer))
-        self._add("n_top5", trials, finite & ~(topk(outputs, 5) == answer[:, None]).any(axis=1))
-        place = np.arange(len(answer))
-        given = _are_probabilities(golden)
+        self._add("n_top5", trials, finite & (_rank(outputs, answer) >= 5))
+        place, given = np.arange(len(answer)), _are_probabilities(golden)
         with np.errstate(all="ignore"):
             before, after = _confidence(golden, given), _confidence(outputs, given)
             lost = (before - after)[place, answer]
@@ -161,9 +160,18 @@ class Outcomes:
 
 def _finite(outputs: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether every number of an output is, ``[n]``."""
-    flat = outputs.reshape(len(outputs), -1).astype(np.float64)
+    flat = outputs.reshape(len(outputs), -1)
     finite: np.ndarray[Any, np.dtype[np.bool_]] = np.all(np.isfinite(flat), axis=1)
     return finite
+
+
+def _rank(outputs: Array, answer: Array) -> Array:
+    """How many classes come before one, ``[n]``, in the order of `topk`; for finite outputs."""
+    scores = class_scores(outputs)
+    own = scores[np.arange(len(answer)), answer][:, None]
+    before: Array = (scores > own).sum(axis=1)
+    before += ((scores == own) & (np.arange(scores.shape[1]) < answer[:, None])).sum(axis=1)
+    return before
 
 
 def _are_probabilities(golden: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:

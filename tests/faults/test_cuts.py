@@ -204,9 +204,35 @@ def test_one_scale_for_all_channels_is_no_channels_parameter():
     assert set(found["conv1"].parameters) == {"w1_quantized", "b1_quantized"}
 
 
-def test_depthwise_layers_have_lanes_and_grouped_ones_have_none():
+@pytest.mark.parametrize("quantized", [False, True], ids=["fp32", "int8"])
+def test_a_depthwise_convolution_belongs_to_the_layer_it_waits_for(quantized):
+    cutter = GraphCutter(static_int8(mobile()) if quantized else mobile())
+    expand, grouped, classifier = cutter.layers
+    assert (expand.node, grouped.node, classifier.node) == ("expand", "grouped", "classifier")
+    assert (expand.depthwise, grouped.x) == (False, expand.out)
+    stored = {"w1_quantized", "w2_quantized", "b2_quantized"} if quantized else {"w1", "w2", "b2"}
+    assert stored <= expand.parameters.keys()
+    assert {expand.parameters[name] for name in stored} == {0}
+    assert stored <= {name for name, home in cutter.homes.items() if home is expand}
+
+
+def test_a_layer_ends_before_a_depthwise_convolution_that_is_not_alone_in_reading_it():
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"], "expand"),
+        node("Conv", ["a", "w2"], ["b"], "depthwise", group=6, pads=[0, 0, 1, 1]),
+        node("Add", ["a", "b"], ["c"]),
+        node("GlobalAveragePool", ["c"], ["e"]),
+        node("Flatten", ["e"], ["f"]),
+        node("MatMul", ["f", "w4"], ["y"], "classifier"),
+    ]
+    weights = {"w1": normal(6, 3, 3, 3), "w2": normal(6, 1, 2, 2), "w4": normal(6, 4)}
+    found = layers(make_model(nodes, IMAGE, Y, weights))
+    assert (found["expand"].out, found["expand"].parameters) == ("a", {"w1": 0})
+    assert (found["depthwise"].depthwise, found["depthwise"].parameters) == (True, {"w2": 0})
+
+
+def test_grouped_layers_have_no_lanes():
     found = layers(mobile())
-    assert (found["depthwise"].depthwise, found["depthwise"].parameters) == (True, {"w2": 0, "b2": 0})
     assert (found["grouped"].depthwise, found["grouped"].parameters) == (False, {})
     assert found["classifier"].parameters == {"w4": 1, "b4": 0}
 
@@ -285,7 +311,7 @@ def test_a_number_that_two_layers_share_has_no_home():
 
 def test_bounds_of_an_activation_belong_to_its_layer():
     homes = GraphCutter(mobile()).homes
-    assert (homes["low"].node, homes["b2"].node, homes["w3"].node) == ("depthwise", "depthwise", "grouped")
+    assert (homes["low"].node, homes["b2"].node, homes["w3"].node) == ("expand", "expand", "grouped")
 
 
 def test_scales_and_zero_points_tell_how_others_are_read():

@@ -60,6 +60,29 @@ def attention() -> onnx.ModelProto:
     return make_model(nodes, {"x": (1, ["N", 5, 8])}, {"y": (1, ["N", 4])}, weights)
 
 
+def wide() -> onnx.ModelProto:
+    """Convolutions of kernel 1 × 1 and many channels, one of them behind a sum: faults before them are rank-one updates."""
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["a"], "expand"),
+        node("Clip", ["a", "low", "high"], ["ra"], "relu_a"),
+        node("Conv", ["ra", "w2", "b2"], ["b"], "depthwise", group=128, pads=[1, 1, 1, 1]),
+        node("Relu", ["b"], ["rb"], "relu_b"),
+        node("Conv", ["rb", "w3", "b3"], ["c"], "project"),
+        node("Conv", ["c", "w4"], ["d"], "mix"),
+        node("Add", ["d", "c"], ["sum"], "add"),
+        node("Conv", ["sum", "w5"], ["e"], "head"),
+        node("Relu", ["e"], ["re"], "relu_e"),
+        node("GlobalAveragePool", ["re"], ["p"], "pool"),
+        node("Flatten", ["p"], ["f"], "flatten"),
+        node("Gemm", ["f", "w6", "b6"], ["y"], "classifier"),
+    ]
+    weights = {"w1": normal(128, 3, 1, 1), "b1": normal(128), "w2": normal(128, 1, 3, 3), "b2": normal(128)}
+    weights |= {"w3": normal(130, 128, 1, 1), "b3": normal(130), "w4": normal(130, 130, 1, 1)}
+    weights |= {"w5": normal(16, 130, 1, 1), "w6": normal(16, 4), "b6": normal(4)}
+    weights |= {"low": np.float32(0), "high": np.float32(6)}
+    return make_model(nodes, {"x": (1, ["N", 3, 6, 6])}, {"y": (1, ["N", 4])}, weights)
+
+
 def outcomes(done) -> list[tuple[int, int]]:
     return list(zip(done["n_changed"], done["n_due"], strict=True))
 
@@ -84,6 +107,7 @@ FLOAT = {
     "mlp": mlp,
     "ids": two_inputs,
     "mobile": mobile,
+    "wide": wide,
     "attention": attention,
     "attention-int8": lambda: static_int8(attention()),  # its softmax and normalization stay floats
     "blocks": lambda: int4(mlp()),
