@@ -22,6 +22,7 @@ from hwbench.profile import Precision, Profile, load_profile
 from hwbench.spec import RunSpec
 from hwbench.studies import Case, Study, Subject, studies
 from hwbench.targets import check_machine, open_target
+from hwbench.targets.floor import check_floor
 
 REFERENCE = "reference"
 REFERENCE_PROFILE = Profile(
@@ -136,17 +137,19 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
 
 
 def check_builds(prepared: Prepared) -> None:
-    """Make every profile's build that can be made, in the cache, and hold the studies' settings against it.
+    """Try the profiles' memory caps; make every build that can be made, in the cache, and hold studies' settings against it.
 
-    So what only a build can tell is told while earlier results are still there.
+    So what only a worker or a build can tell is told while earlier results are still there.
 
     Raises:
-        InputError: A study is asked for something that a build has not.
+        InputError: A study is asked for something that a build has not, or a cap is too small for any build.
     """
+    target = open_target("local")
+    for profile in prepared.profiles:
+        check_floor(profile, target.run, prepared.work / "floor")
     checking = [(study, settings) for study, settings in prepared.studies.values() if study.checks_builds]
     if not checking:
         return
-    target = open_target("local")
     for profile in prepared.profiles:
         recipe = prepared.recipe(profile, prepared.model)
         try:

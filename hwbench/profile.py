@@ -10,12 +10,13 @@ from dataclasses import fields
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from hwbench.backend import backends
 from hwbench.errors import ProfileError, UnknownNameError
+from hwbench.worker.protocol import Limits
 
 Format = Literal["fp32", "fp16", "bf16", "int8", "int4", "as-is"]
 
@@ -85,6 +86,9 @@ class TargetSpec(_Section):
     cpu: str | None = Field(None, description="emulated only: the processor model, as QEMU calls it")
     memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
     cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
+    processors: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="numbers of the processors that it may run on"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TargetSpec:
@@ -93,9 +97,9 @@ class TargetSpec(_Section):
         if self.kind == "emulated":
             if self.arch is None or not self.cpu:
                 raise ValueError("kind = 'emulated' needs arch and cpu")
-            if self.memory_mib is not None or self.cpu_quota is not None:
+            if self.memory_mib is not None or self.cpu_quota is not None or self.processors is not None:
                 raise ValueError(
-                    "kind = 'emulated' takes no memory_mib and no cpu_quota: what was held to them would be the emulator"
+                    "kind = 'emulated' takes no memory_mib, cpu_quota or processors: they would hold the emulator"
                 )
         elif self.arch is not None or self.cpu is not None:
             raise ValueError("arch and cpu go with kind = 'emulated' only")
@@ -104,7 +108,12 @@ class TargetSpec(_Section):
     @property
     def machine(self) -> dict[str, str]:
         """Which machine it is, without the limits: the arguments of `hwbench.targets.open_target`."""
-        return self.model_dump(mode="json", exclude={"memory_mib", "cpu_quota"}, exclude_none=True)
+        return self.model_dump(mode="json", exclude={"memory_mib", "cpu_quota", "processors"}, exclude_none=True)
+
+    def limits(self, timeout_s: float) -> Limits:
+        """What its jobs are held to."""
+        processors = tuple(sorted(set(self.processors))) if self.processors is not None else None
+        return Limits(self.memory_mib, self.cpu_quota, timeout_s, processors)
 
 
 class Accept(_Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,13 +13,14 @@ from hwbench import __version__
 from hwbench.backend import Availability, backends
 from hwbench.host import describe_host, package_versions
 from hwbench.preparation import REFERENCE_PROFILE, Prepared
-from hwbench.profile import Profile
+from hwbench.profile import Profile, TargetSpec
 from hwbench.table import Row
+from hwbench.targets.limits import LimitSupport, mechanism
 
 
 def first_record(prepared: Prepared) -> dict[str, Any]:
     """The content of ``run.json`` but for the schema version, all profiles pending."""
-    spec = prepared.spec
+    spec, limits = prepared.spec, mechanism()
     return {
         "hwbench": __version__,
         "created": now(),
@@ -28,7 +29,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "fingerprint": prepared.fingerprint,
         "seed": spec.seed,
-        "host": describe_host(),
+        "host": {**describe_host(), "limits": asdict(limits)},
         "packages": package_versions(),
         "model": prepared.model.describe(),
         "reference": prepared.reference.describe(),
@@ -60,7 +61,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
                     "options": profile.full_options,
                 },
                 "ran": {},
-                "target": profile.target.model_dump(mode="json"),
+                "target": {**profile.target.model_dump(mode="json"), **_enforced(profile.target, limits)},
                 "accept": profile.accept.model_dump(mode="json", exclude_none=True),
             }
             for profile in prepared.profiles
@@ -97,6 +98,12 @@ def with_factor(row: Row, ran: Mapping[str, Any]) -> Row:
     if "second_factor" not in ran or row.study not in ("accuracy", "fidelity") or row.condition != "{}":
         return row
     return replace(row, detail="; ".join(part for part in (row.detail, ran["second_factor"]) if part))
+
+
+def _enforced(target: TargetSpec, limits: LimitSupport) -> dict[str, str]:
+    """By what this machine holds a profile's jobs to their limits."""
+    how = limits.memory if target.memory_mib is not None else limits.cpu if target.cpu_quota is not None else ""
+    return {"mechanism": how} if how and target.kind == "local" else {}
 
 
 def finite(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,8 @@ def test_a_mistyped_key_is_answered_with_the_right_one(tmp_path, path):
 def test_a_value_of_the_wrong_kind_is_named_by_its_path(tmp_path, path, value):
     if path in (("summary",), ("target", "cpu")) and value == '"?"':
         return  # free text; what a target says as a whole is checked apart
+    if path == ("target", "processors") and value == "[1]":
+        return  # the right kind there
     content = toml({**nested(path, "VALUE")})[1:-1].replace('"VALUE"', value).replace(", ", "\n", 1)
     (tmp_path / "own.toml").write_text(content)
     with pytest.raises(ProfileError, match=rf"own\.toml: {'.'.join(path)}: "):

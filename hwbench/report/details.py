@@ -70,6 +70,7 @@ def _target(content: object) -> str:
         f"{cap} MiB of memory" if cap else "",
         f"{target['cpu']} ({target['arch']})" if target.get("cpu") else "",
         f"{quota} cores" if quota else "",
+        f"processors {', '.join(map(str, target['processors']))}" if target.get("processors") else "",
         f"enforced by {target['mechanism']}" if target.get("mechanism") and (cap or quota) else "",
     )
     return ", ".join(part for part in parts if part)

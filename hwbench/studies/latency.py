@@ -12,7 +12,7 @@ from pydantic import Field
 from hwbench import stats
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.table import Row, condition
-from hwbench.worker.protocol import Job, JobResult, Limits
+from hwbench.worker.protocol import Job, JobResult
 
 _NS_PER_MS = 1e6
 
@@ -82,4 +82,4 @@ def window_medians(durations: np.ndarray[Any, Any], windows: int = 20) -> np.nda
 def on_target(job: Job, case: Case) -> Job:
     """The job under the limits of the profile's target."""
     target = case.profile.target
-    return replace(job, limits=Limits(target.memory_mib, target.cpu_quota, case.timeout_s))
+    return replace(job, limits=target.limits(case.timeout_s))

@@ -152,7 +152,7 @@ def create(controllers: Sequence[str]) -> dict[str, Group]:
 
 
 def sweep() -> None:
-    """Remove the empty groups of parents that no longer run."""
+    """Remove the groups of parents that no longer run, and end what their workers left in them."""
     for version, controller in itertools.product((2, 1), ("memory", "cpu")):
         try:
             parent = _parent(version, controller)
@@ -161,8 +161,27 @@ def sweep() -> None:
         for path in parent.glob("hwbench-*-*"):
             name = re.fullmatch(r"hwbench-(\d+)-\d+", path.name)
             if name and not Path("/proc", name[1]).exists():
-                # Only empty ones: seen from another PID namespace, a living parent looks dead.
-                _rmdir(path)
+                if _all_ours(path):
+                    Group(path, version).remove()
+                else:
+                    _rmdir(path)
+
+
+def _all_ours(path: Path) -> bool:
+    """Whether all processes of a group are of this PID namespace: seen from another, a living parent looks dead."""
+    try:
+        namespaces = [_namespaces(pid) for pid in (path / "cgroup.procs").read_text().split()]
+    except FileNotFoundError:  # ended, or the group was removed, meanwhile
+        return False
+    return all(depth == 1 for depth in namespaces)
+
+
+def _namespaces(pid: str) -> int:
+    """How many PID namespaces, from this one on, a process is in; none if it is in another one altogether."""
+    if pid == "0":
+        return 0
+    status = dict(line.split(":", 1) for line in Path("/proc", pid, "status").read_text().splitlines())
+    return len(status["NSpid"].split())
 
 
 def _parent(version: int, controller: str) -> Path:

@@ -76,10 +76,12 @@ def _beyond(enforced: Mapping[str, Any]) -> str:
 
 
 def _under(enforced: Mapping[str, Any]) -> str:
-    """A runtime that meets an rlimit may die in any way, and which one cannot be told apart from another fault."""
-    if enforced.get("mechanism") != "rlimit":
+    """Where nothing counts OOM kills, lack of memory may look like any other death, and cannot be told apart from it."""
+    if enforced.get("mechanism") not in ("rlimit", "systemd-run") or "cap_mib" not in enforced:
         return ""
-    return f" under a cap of {enforced['cap_mib']} MiB by rlimit, where lack of memory may look like this"
+    return (
+        f" under a cap of {enforced['cap_mib']} MiB by {enforced['mechanism']}, where lack of memory may look like this"
+    )
 
 
 def _signal(number: int) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import UnavailableError
-from hwbench.targets import Target, cgroups
+from hwbench.targets import Target, cgroups, systemd
 from hwbench.targets.ending import STDERR_FILE, Ending, classify
 from hwbench.targets.limits import Enforcement
+from hwbench.targets.own_copy import OwnCopy
 from hwbench.telemetry import NO_TELEMETRY
 from hwbench.worker.protocol import (
     JOB_FILE,
@@ -43,6 +44,7 @@ class LocalTarget(Target):
 
     def __init__(self) -> None:
         cgroups.sweep()
+        systemd.sweep()
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False
@@ -102,22 +104,35 @@ class LocalTarget(Target):
         (folder / RESULT_FILE).unlink(missing_ok=True)
         write_json(folder / JOB_FILE, _job_file(job, variants))
         with Enforcement(job.limits) as enforcement:
-            command = enforcement.wrap(self.command(folder))
-            returncode, timed_out = self._wait(command, folder, job.limits.timeout_s)
+            command, environment = self.command(folder), {**self.environment(), **enforcement.environment()}
+            if job.own_copy:
+                own = OwnCopy.load(Path(job.own_copy))
+                command, environment = own.command(command), own.environment(environment)
+                own.drop()
+            command = enforcement.wrap(command)
+            progress = folder / PROGRESS_FILE if job.variants else None  # a task's own phases give it no more time
+            returncode, timed_out = self._wait(command, environment, folder, job.limits.timeout_s, progress)
             return classify(folder, returncode, job.limits, enforcement.usage(), timed_out)
 
-    def _wait(self, command: Sequence[str], folder: Path, timeout_s: float) -> tuple[int, bool]:
+    def _wait(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        timeout_s: float,
+        progress: Path | None,
+    ) -> tuple[int, bool]:
         """Run a command in its own process group; whatever happens, nothing of the group outlives this call.
 
         Returns:
             Its exit status (negative for a signal), and whether it was killed for taking too long.
         """
         with (folder / STDOUT_FILE).open("wb") as stdout, (folder / STDERR_FILE).open("wb") as stderr:
-            process = self._start(command, stdout, stderr)
+            process = self._start(command, environment, stdout, stderr)
         try:
             descriptor = os.pidfd_open(process.pid)
             try:
-                timed_out = not _ends(descriptor, folder / PROGRESS_FILE, timeout_s)
+                timed_out = not _ends(descriptor, progress, timeout_s)
             finally:
                 os.close(descriptor)
         finally:
@@ -130,7 +145,9 @@ class LocalTarget(Target):
             raise KeyboardInterrupt
         return process.returncode, timed_out
 
-    def _start(self, command: Sequence[str], stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: Sequence[str], environment: Mapping[str, str], stdout: Any, stderr: Any
+    ) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._stopped:
                 raise KeyboardInterrupt
@@ -139,19 +156,19 @@ class LocalTarget(Target):
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                env=self.environment(),
+                env=environment,
                 start_new_session=True,
             )
             self._running.add(process.pid)
         return process
 
 
-def _ends(descriptor: int, progress: Path, timeout_s: float) -> bool:
+def _ends(descriptor: int, progress: Path | None, timeout_s: float) -> bool:
     """Sleep in the kernel until a process ends, or takes longer than the limit since its start or its last progress.
 
     Args:
         descriptor: The process's.
-        progress: The file to which it adds what it begins and finishes.
+        progress: The file to which it adds what it begins and finishes; None if only its start counts.
         timeout_s: The limit.
 
     Returns:
@@ -161,7 +178,7 @@ def _ends(descriptor: int, progress: Path, timeout_s: float) -> bool:
     poll.register(descriptor, select.POLLIN)
     start, left = time.time(), timeout_s
     while not poll.poll(left * 1000):
-        last = max(start, progress.stat().st_mtime) if progress.exists() else start
+        last = max(start, progress.stat().st_mtime) if progress and progress.exists() else start
         left = min(timeout_s, last + timeout_s - time.time())
         if left <= 0:
             return False
@@ -176,6 +193,7 @@ def _job_file(job: Job, variants: Sequence[str]) -> dict[str, Any]:
         "backend": job.backend,
         "options": dict(job.options),
         "variants": list(variants),
+        "processors": job.limits.processors,
     }
 
 

@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     job = read_json(folder / JOB_FILE)
     context = JobContext(folder, job["params"], job["backend"], job["options"], tuple(job["variants"]))
+    if job.get("processors") is not None:
+        os.sched_setaffinity(0, job["processors"])  # before any runtime counts them and starts its threads
     status, data, detail = carry_out(job["task"], context)
     result = {"protocol": PROTOCOL, "status": status, "data": data, "detail": detail, "usage": usage()}
     write_json(folder / RESULT_FILE, result)

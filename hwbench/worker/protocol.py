@@ -45,6 +45,7 @@ class Limits:
     Attributes:
         memory_mib: Cap on its memory, in MiB.
         cpu_quota: Processor time it may use per second of wall time, in cores.
+        processors: The processors it may run on, by their numbers; None for those that hwbench may use itself.
         timeout_s: Wall time after which a worker is killed, in seconds, from its start or from when it last began or finished
             a variant: how many variants a job has is no reason to fail one of them.
     """
@@ -52,6 +53,7 @@ class Limits:
     memory_mib: int | None = None
     cpu_quota: float | None = None
     timeout_s: float = 600.0
+    processors: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Job:
         files: The files that ``params`` name, and those that must lie beside them (external data): what travels to another
             machine. Strings of ``params`` that are equal to one of them are what is renamed there.
         machine: Where it is to run: the arguments of `hwbench.targets.open_target`.
+        own_copy: Folder of a `hwbench.targets.own_copy.OwnCopy` that it runs from, nothing of which is in memory when a
+            worker starts; empty for the files that everybody uses, in whatever state they are. Local machines only.
     """
 
     task: str
@@ -84,6 +88,7 @@ class Job:
     identity: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
+    own_copy: str = ""
 
     @property
     def key(self) -> str:
@@ -93,9 +98,10 @@ class Job:
             "params": {name: self.identity.get(name, value) for name, value in self.params.items()},
             "backend": self.backend,
             "options": dict(self.options),
-            "limits": [self.limits.memory_mib, self.limits.cpu_quota],
+            "limits": [self.limits.memory_mib, self.limits.cpu_quota, self.limits.processors],
             "variants": self.variants,
             "machine": dict(self.machine),
+            "own_copy": bool(self.own_copy),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -113,8 +119,8 @@ class JobResult:
         failed: Variant to (status, reason), for the variants in which the worker died.
         usage: Memory, in MiB. From the worker itself: ``peak_mib`` (its highest resident set), ``anon_mib`` and
             ``file_mib`` (its resident set at the end), ``children_peak_mib`` where it had children. Under a limit:
-            ``mechanism``, ``cap_mib``, ``cpu_quota`` and the figures of `hwbench.targets.cgroups.Group.memory_usage`,
-            over the whole process tree.
+            ``mechanism``, ``cap_mib``, ``cpu_quota``, ``processors`` and, over the whole process tree, the figures of
+            `hwbench.targets.cgroups.Group.memory_usage`.
     """
 
     status: JobStatus

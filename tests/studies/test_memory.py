@@ -7,6 +7,10 @@ from models import small_cnn
 from shared_run import RUN_HERE
 
 import hwbench
+from hwbench.errors import ProfileError
+from hwbench.profile import load_profile
+from hwbench.targets import open_target
+from hwbench.targets.floor import check_floor
 
 
 @pytest.mark.parametrize("profile", RUN_HERE)
@@ -34,10 +38,19 @@ def test_a_profile_that_fits_its_cap_passes_and_says_how_it_was_enforced(shared)
     assert (verdict.profile, verdict.outcome, verdict.limit) == ("edge-int8-128m", "pass", 128)
 
 
+def interpreters_need(folder):
+    """Below this, a cap is no limit to test a build under, and the run is refused."""
+    (folder / "none.toml").write_text('extend = "cpu-fp32"\n[target]\nmemory_mib = 3\n')
+    with pytest.raises(ProfileError) as refused:
+        check_floor(load_profile(str(folder / "none.toml")), open_target("local").run, folder / "floor")
+    return int(str(refused.value).partition("needs ")[2].split()[0])
+
+
 def test_a_cap_below_the_need_is_an_oom_row_and_a_failed_verdict(tmp_path):
     onnx.save(small_cnn(), tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 1, 8, 8), np.float32), y=np.zeros(4, np.int64))
-    (tmp_path / "tiny.toml").write_text('extend = "cpu-fp32"\n[target]\nmemory_mib = 12\n')
+    cap = interpreters_need(tmp_path) + 2
+    (tmp_path / "tiny.toml").write_text(f'extend = "cpu-fp32"\n[target]\nmemory_mib = {cap}\n')
     run = hwbench.run(
         tmp_path / "model.onnx",
         data=tmp_path / "data.npz",
@@ -47,9 +60,9 @@ def test_a_cap_below_the_need_is_an_oom_row_and_a_failed_verdict(tmp_path):
         out=tmp_path / "run",
     )
     rows = {(row.study, row.metric, row.condition): row for row in run.rows if row.profile == "tiny"}
-    capped = rows["memory", "peak_mib", '{"cap_mib": 12}']
+    capped = rows["memory", "peak_mib", f'{{"cap_mib": {cap}}}']
     assert (capped.status, capped.value) == ("oom", None)
-    assert "12 MiB" in capped.detail
+    assert f"{cap} MiB" in capped.detail
     assert rows["memory", "peak_mib", "{}"].value > 12  # the free run's figures stand
     assert rows["latency", "p50_ms", "{}"].status == "oom"
     (verdict,) = [one for one in run.verdicts if one.rule == "fits_memory"]

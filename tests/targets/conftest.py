@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwbench.errors import UnavailableError
-from hwbench.targets import cgroups
+from hwbench.targets import cgroups, systemd
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,11 @@ def no_cgroups(monkeypatch):
     def refuse(controllers):
         raise UnavailableError("read-only file system", cgroups.HINT)
 
+    def refuse_too(limits):
+        raise UnavailableError("no service manager")
+
     monkeypatch.setattr(cgroups, "create", refuse)
+    monkeypatch.setattr(systemd, "Scope", refuse_too)
 
 
 @pytest.fixture

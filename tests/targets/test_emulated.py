@@ -157,11 +157,11 @@ def test_caps_and_quotas_are_refused(tmp_path):
         ('kind = "emulated"\narch = "x86_64"', "needs arch and cpu"),
         (
             'kind = "emulated"\narch = "x86_64"\ncpu = "Haswell"\nmemory_mib = 64',
-            "takes no memory_mib and no cpu_quota",
+            "takes no memory_mib, cpu_quota or processors",
         ),
         (
             'kind = "emulated"\narch = "x86_64"\ncpu = "Haswell"\ncpu_quota = 0.5',
-            "takes no memory_mib and no cpu_quota",
+            "takes no memory_mib, cpu_quota or processors",
         ),
         ('cpu = "Haswell"', "go with kind = 'emulated' only"),
     ],

@@ -6,7 +6,7 @@ import pytest
 from hwbench.errors import UnavailableError
 from hwbench.targets import cgroups, open_target
 from hwbench.targets.limits import Enforcement, mechanism
-from hwbench.worker.protocol import Job, Limits
+from hwbench.worker.protocol import Job, Limits, Progress
 
 
 def run(task, folder, params, **limits):
@@ -39,6 +39,32 @@ def test_job_beyond_its_cap_is_out_of_memory(tmp_path, task):
 
 
 @pytest.mark.usefixtures("with_cgroups")
+@pytest.mark.parametrize(
+    ("held", "cap", "more", "status", "lowered"),
+    [(20, 128, 20, "ok", True), (20, 128, 200, "oom", True), (200, 100, 0, "oom", False)],
+)
+def test_worker_may_lower_its_cap(tmp_path, held, cap, more, status, lowered):
+    params = {"held_mib": held, "cap_mib": cap, "more_mib": more}
+    result = run("lowers_its_cap", tmp_path, params, memory_mib=1024)
+    assert result.status == status, result.detail
+    assert ("lowered" in Progress.read(tmp_path).finished) is lowered
+    assert not own_groups()
+
+
+@pytest.mark.usefixtures("no_cgroups")
+def test_worker_may_lower_its_cap_by_rlimit_too(tmp_path):
+    params = {"held_mib": 20, "cap_mib": 1024, "more_mib": 2048}
+    assert run("lowers_its_cap", tmp_path, params, memory_mib=4096).status == "oom"
+    assert "lowered" in Progress.read(tmp_path).finished
+
+
+@pytest.mark.usefixtures("with_cgroups")
+def test_crash_leaves_no_group(tmp_path):
+    assert run("segfault", tmp_path, {}, memory_mib=512).status == "crash"
+    assert not own_groups()
+
+
+@pytest.mark.usefixtures("with_cgroups")
 def test_cap_below_the_interpreter_is_out_of_memory(tmp_path):
     assert run("ok", tmp_path, {"numbers": []}, memory_mib=2).status == "oom"
 
@@ -49,6 +75,20 @@ def test_processor_quota_holds(tmp_path):
     assert result.ok, result.detail
     assert result.data["cores"] < 0.4
     assert result.usage["cpu_quota"] == 0.25
+
+
+def test_processors_are_kept_to_and_recorded(tmp_path):
+    last = max(os.sched_getaffinity(0))
+    result = run("processors", tmp_path, {}, processors=(last,))
+    assert result.data == {"processors": [last]}
+    assert result.usage["processors"] == [last]
+    assert "mechanism" not in result.usage
+
+
+def test_processors_that_are_not_there_are_unavailable(tmp_path):
+    result = run("ok", tmp_path, {"numbers": []}, processors=(0, 99_999))
+    assert result.status == "unavailable"
+    assert "processors [99999] are not there" in result.detail
 
 
 @pytest.mark.usefixtures("with_cgroups")
@@ -75,7 +115,10 @@ def test_machine_with_groups_says_so():
 def test_without_groups_memory_is_held_by_rlimit(tmp_path):
     within = run("allocates", tmp_path / "within", {"mib": 100}, memory_mib=4096)
     assert within.ok, within.detail
-    assert (within.usage["mechanism"], within.usage["mechanism_reason"]) == ("rlimit", "read-only file system")
+    assert (within.usage["mechanism"], within.usage["mechanism_reason"]) == (
+        "rlimit",
+        "read-only file system; no service manager",
+    )
     assert "cap_peak_mib" not in within.usage
     assert run("allocates", tmp_path / "beyond", {"mib": 8192}, memory_mib=4096).status == "oom"
 
@@ -99,7 +142,7 @@ def test_processor_quota_without_groups_is_unavailable_not_ignored(tmp_path):
 def test_machine_without_groups_says_why():
     support = mechanism()
     assert (support.memory, support.cpu) == ("rlimit", "")
-    assert support.memory_reason == "read-only file system"
+    assert support.memory_reason == "read-only file system; no service manager"
     assert "cannot enforce cpu_quota" in support.cpu_reason
 
 

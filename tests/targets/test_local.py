@@ -176,6 +176,25 @@ def test_worker_dies_with_its_parent(tmp_path, number):
         assert "KeyboardInterrupt" in (tmp_path / "stderr").read_text()
 
 
+def test_what_a_killed_parents_worker_left_in_its_group_ends_at_the_next_start(tmp_path, with_cgroups):
+    code = (
+        "import sys; from pathlib import Path; from hwbench.targets import open_target; "
+        "from hwbench.worker.protocol import Job, Limits; "
+        "task = 'sample_tasks:leaves_child_in_a_session_of_its_own'; "
+        "open_target('local').run(Job(task, limits=Limits(memory_mib=512)), Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "job")], env=environment)
+    worker = pid_in(tmp_path / "job")
+    child = (tmp_path / "job" / "child").read_text()
+    parent.kill()
+    parent.wait(DEADLINE_S)
+    until(lambda: gone(worker))
+    assert not gone(child)
+    assert no_group_left(parent.pid)
+    until(lambda: gone(child))
+
+
 def test_stop_kills_what_runs_and_refuses_more(tmp_path):
     target = open_target("local")
     interrupted = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwbench.errors import ModelError, UnavailableError
+from hwbench.worker.cap import lower_cap
 
 MIB = 1024 * 1024
 
@@ -67,6 +68,25 @@ def leaves_child(job):
 
 def allocates(job):
     return {"bytes": len(np.ones(job.params["mib"] * MIB, dtype=np.uint8))}
+
+
+def processors(job):
+    return {"processors": sorted(os.sched_getaffinity(0))}
+
+
+def lowers_its_cap(job):
+    """Holds some memory, lowers its cap, then takes more."""
+    held = np.ones(job.params["held_mib"] * MIB, dtype=np.uint8)
+    job.start("lowered")
+    lower_cap(job.params["cap_mib"])
+    job.done("lowered", {})
+    return {"bytes": len(held) + len(np.ones(job.params["more_mib"] * MIB, dtype=np.uint8))}
+
+
+def leaves_child_in_a_session_of_its_own(job):
+    child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    (job.folder / "child").write_text(str(child.pid))
+    sleeps(job)
 
 
 def child_allocates(job):

@@ -35,11 +35,11 @@ def test_memory_is_counted_from_the_start_of_the_process_to_its_peak(tmp_path):
 
 
 def test_the_tree_holds_the_children():
-    alone = memory._tree()
+    alone = memory.tree()
     program = "import sys; held = bytearray(b'1') * (64 << 20); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        both = memory._tree()
+        both = memory.tree()
         theirs = psutil.Process(child.pid).memory_info().rss / 2**20
         child.stdin.close()
     grown = sum(both.values()) - sum(alone.values())
@@ -48,8 +48,8 @@ def test_the_tree_holds_the_children():
 
 
 def test_the_peak_sees_what_is_freed_again():
-    with memory._Peak() as peak:
-        before = peak.anonymous or memory._tree()["anonymous"]
+    with memory.Peak() as peak:
+        before = peak.anonymous or memory.tree()["anonymous"]
         held = np.ones(64 << 17)  # 64 MiB
         peak._take()
         del held

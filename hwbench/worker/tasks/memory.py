@@ -25,9 +25,9 @@ def run(job: JobContext) -> dict[str, Any]:
     """
     backend = job.load_backend()
     backend.preload()
-    before = _tree()
-    with _Peak() as peak, backend.compile(Path(job.params["model"]), job.options) as session:
-        loaded = _tree()
+    before = tree()
+    with Peak() as peak, backend.compile(Path(job.params["model"]), job.options) as session:
+        loaded = tree()
         call = session.bind(first_batch(job.params["inputs"], job.params["batch"]))
         durations = []
         for _ in range(job.params["runs"]):
@@ -44,7 +44,7 @@ def run(job: JobContext) -> dict[str, Any]:
     }
 
 
-class _Peak:
+class Peak:
     """Samples the process tree's memory from a thread; this task measures memory, never time, so that disturbs nothing."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class _Peak:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         self._thread.start()
         return self
 
@@ -66,13 +66,13 @@ class _Peak:
             self._take()
 
     def _take(self) -> None:
-        now = _tree()
+        now = tree()
         self.anonymous = max(self.anonymous, now["anonymous"])
         self.file = max(self.file, now["file"])
         self.total = max(self.total, sum(now.values()))
 
 
-def _tree() -> dict[str, float]:
+def tree() -> dict[str, float]:
     """Resident memory of this process and its descendants, in MiB."""
     total = {"anonymous": 0.0, "file": 0.0}
     for pid in _pids(Path("/proc/self")):
