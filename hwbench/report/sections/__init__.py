@@ -14,6 +14,7 @@ from hwbench.report.sections import (
     bit_flips,
     coverage,
     faults,
+    least_memory,
     lint,
     memory,
     memory_errors,
@@ -40,7 +41,8 @@ class SectionModule(Protocol):
 
 
 MODULES: tuple[SectionModule, ...] = (
-    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, portability, coverage, lint,
+    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, least_memory,
+    portability, coverage, lint,
 )  # fmt: skip
 
 
