@@ -14,24 +14,22 @@ import numpy as np
 
 from hwbench.backend import Availability, backends
 from hwbench.build import Build, Recipe, make_build
-from hwbench.errors import DataError, JobError, ModelError, TargetLostError, UnavailableError
+from hwbench.errors import JobError, TargetLostError, UnavailableError
 from hwbench.model import Model
-from hwbench.npy import NpyFile
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
 from hwbench.record import finite, first_record, found_there, now, with_factor
+from hwbench.reference import settle_labels, try_reference
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
 from hwbench.table import Row, from_frame, to_frame
-from hwbench.targets import Targets, open_target
+from hwbench.targets import Targets
 from hwbench.verdict import Verdict, judge
 from hwbench.worker.protocol import Job, JobResult, Limits
 
 EMULATED = "emulated: time and memory are measured on real hardware only"
-# Inputs that tell whether labels fit what the model gives.
-_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def _execute(
     record = first_record(prepared)
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared)
-    prepared = _settle_labels(prepared, next(iter(measured.values())))
+    prepared = settle_labels(prepared, next(iter(measured.values())))
     for study, settings in prepared.studies.values():
         study.check(settings, prepared.data, classifies=prepared.classifies)
     check_builds(prepared)
@@ -97,54 +95,6 @@ def _execute(
         run.save("complete")
         directory.finish()
         return Outcome(directory, run.rows, run.verdicts, run.timings)
-
-
-def try_reference(prepared: Prepared) -> dict[str, JobResult]:
-    """Build and run the reference, before anything is written: a model that does not run must leave earlier results alone.
-
-    Returns:
-        Job keys to results.
-
-    Raises:
-        UnavailableError: ONNX Runtime is not installed.
-        ModelError: The reference does not run on its CPU provider.
-    """
-    target, path = open_target("local"), prepared.reference.path
-    recipe = prepared.recipe(REFERENCE_PROFILE, prepared.reference)
-    try:
-        build = make_build(recipe, prepared.work / "reference" / recipe.key, target.run)
-    except JobError as error:
-        raise ModelError(f"{path}: the reference cannot be prepared: {error}") from error
-    subject = Subject(build, REFERENCE_PROFILE.backend, REFERENCE_PROFILE.full_options)
-    case = prepared.case(REFERENCE_PROFILE, subject, subject)
-    study = studies.get("accuracy")()
-    jobs = {job.key: job for job in study.plan(case, study.settings_type()).values()}
-    results = {key: target.run(job, prepared.work / key) for key, job in jobs.items()}
-    for result in results.values():
-        if not result.ok:
-            why = result.detail.replace(str(build.model.resolve()), str(path))  # the user knows their own file
-            raise ModelError(f"{path}: the reference does not run on ONNX Runtime's CPU provider: {why}")
-    return results
-
-
-def _settle_labels(prepared: Prepared, golden: JobResult) -> Prepared:
-    """Hold the labels against what the reference gave; what an embedding without labels should be is that itself.
-
-    Raises:
-        DataError: A metric cannot be computed from these outputs and labels.
-    """
-    name = golden.data["variants"]["golden"]["arrays"][0]
-    outputs = golden.array(name)
-    if prepared.task == "embedding" and prepared.data.labels is None:
-        labels = NpyFile(golden.folder / f"{name}.npy", name, outputs.shape, outputs.dtype.name)
-        prepared = replace(prepared, data=replace(prepared.data, labels=labels))
-    if prepared.data.labels is not None:
-        for metric in prepared.metrics:
-            try:
-                metric.per_sample(outputs[:_FEW], prepared.data.labels.rows(0, _FEW))
-            except DataError as error:
-                raise DataError(f"{prepared.data.source}: {metric.name}: {error}") from error
-    return prepared
 
 
 @dataclass(frozen=True)
