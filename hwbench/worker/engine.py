@@ -185,7 +185,9 @@ class Engine:
         changed = _differs(faulty, golden, leading=2) & (True if wanted is None else wanted)
         fault_index, input_index = np.nonzero(changed)
         update = self._update(layer)
-        size = self.pairs if update or layer.rest else len(fault_index)  # after the last layer nothing is left to run
+        size = (
+            self.pairs if update or layer.rest else max(1, len(fault_index))
+        )  # after the last layer nothing is left to run
         for start in range(0, len(fault_index), size):
             some, inputs = fault_index[start : start + size], input_index[start : start + size]
             channels = np.array([faults[at].channel for at in some])

@@ -9,6 +9,7 @@ from onnx import helper
 
 from hwbench.errors import DataError
 from hwbench.worker.outcomes import COLUMNS
+from hwbench.worker.perturb import stored_initializers
 
 KINDS = ("flip", "stuck_at_0", "stuck_at_1", "burst", "random_value")
 node = helper.make_node
@@ -460,3 +461,12 @@ def test_a_lost_trial_over_a_block_counts_the_block(tmp_path):
     done = run_campaign(model, inputs, faults, tmp_path / "job", variants=("lost", "1"), **given).checks
     assert [record["counts"][:3] for record in done["lost"]["trials"]] == [[2, 0, 2], [4, 0, 4], [2, 0, 2], [1, 0, 1]]
     assert done["1"]["counts"][0] == 4
+
+
+def test_faults_of_the_last_layer_that_change_nothing_are_masked(tmp_path):
+    model = mlp()
+    positive = int(np.argmax(stored_initializers(model)["w2"].reshape(-1) > 0))
+    made = run_campaign(model, feeds(model, batch=5), [("w2", positive, 31, "stuck_at_0", 1, 0)], tmp_path / "job")
+    assert made.checks["segmented"]
+    assert made.checks["rebuilt"] == 0
+    assert (made["n_inputs"], made["n_changed"], made["n_due"]) == ([5], [0], [0])
