@@ -83,8 +83,8 @@ def open_list(path: Path) -> pl.DataFrame:
 
 
 def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) -> None:
-    """Write a fault list that `read_faults` reads; ``format`` states what each tensor stores."""
-    with_formats(faults, stored).write_csv(path)
+    """Write a fault list that `read_faults` reads, each fault once; ``format`` states what each tensor stores."""
+    with_formats(faults, stored).unique(maintain_order=True).write_csv(path)
 
 
 def with_formats(faults: pl.DataFrame, stored: Mapping[str, Array]) -> pl.DataFrame:

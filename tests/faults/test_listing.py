@@ -37,7 +37,7 @@ def test_a_list_is_read_back_as_it_was_written(tmp_path):
         ("w", 0, 0, "stuck_at_0", 1, 0),
     ]
     faults = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    write_faults(tmp_path / "list.csv", faults, STORED)
+    write_faults(tmp_path / "list.csv", pl.concat([faults, faults[:2]]), STORED)  # as drawn with replacement
     assert_frame_equal(read_faults(tmp_path / "list.csv", STORED), faults)
     assert pl.read_csv(tmp_path / "list.csv")["format"].to_list() == ["int8", "float32", "int4", "uint64", "int8"]
 
