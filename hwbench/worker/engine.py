@@ -119,7 +119,8 @@ class Engine:
         chain: The segments from inputs to the first checkpoint, from there to the second, ...; empty without checkpoints before
             the output.
         fixed_batch: The batch size the graph is fixed to; None if it takes any.
-        pairs: How many (fault, input) pairs are run at once.
+        pairs: How many (fault, input) pairs are run at once, at least.
+        room: Bytes; more pairs are run at once where what they start from fits in.
         precisions: What nodes of the whole graph compute in. A segment in which one computes in something else is refused: its
             kernels are others, so that its numbers may be, for a fault, even where the golden ones agree.
     """
@@ -131,6 +132,7 @@ class Engine:
     chain: Sequence[str]
     fixed_batch: int | None = None
     pairs: int = 16
+    room: int = 1 << 22
     precisions: Mapping[str, str] = field(default_factory=dict)
     _sessions: dict[tuple[str, tuple[str, ...]], Session] = field(default_factory=dict)
     _golden: list[State] = field(default_factory=list)
@@ -185,9 +187,7 @@ class Engine:
         changed = _differs(faulty, golden, leading=2) & (True if wanted is None else wanted)
         fault_index, input_index = np.nonzero(changed)
         update = self._update(layer)
-        size = (
-            self.pairs if update or layer.rest else max(1, len(fault_index))
-        )  # after the last layer nothing is left to run
+        size = self._at_once(layer)
         for start in range(0, len(fault_index), size):
             some, inputs = fault_index[start : start + size], input_index[start : start + size]
             channels = np.array([faults[at].channel for at in some])
@@ -236,8 +236,9 @@ class Engine:
         """
         first = inputs.start or 0
         changed = np.flatnonzero(_differs(out, self._here[layer.out][inputs]))
-        for start in range(0, len(changed), self.pairs):
-            some = changed[start : start + self.pairs]
+        size = self._at_once(layer)
+        for start in range(0, len(changed), size):
+            some = changed[start : start + size]
             state = {name: out[some] if name == layer.out else self._here[name][first + some] for name in layer.cut}
             self._finish(layer, None, state, np.full(len(some), trial), first + some, observe)
 
@@ -251,8 +252,9 @@ class Engine:
             out: What stands for ``layer.out``, ``[b, ...]``.
             observe: As for `lanes`.
         """
-        for start in range(0, len(inputs), self.pairs):
-            some = slice(start, start + self.pairs)
+        size = self._at_once(layer)
+        for start in range(0, len(inputs), size):
+            some = slice(start, start + size)
             state = {name: out[some] if name == layer.out else self._here[name][inputs[some]] for name in layer.cut}
             self._finish(layer, None, state, trials[some], inputs[some], observe)
 
@@ -305,6 +307,11 @@ class Engine:
         x = np.take(self._x, places, axis=1) if layer.depthwise else self._x
         made = np.moveaxis(self._call(session, {layer.x: x}, [layer.out])[layer.out], layer.axis, 0)
         return made[: len(faults)], made[len(faults) : 2 * len(faults)]
+
+    def _at_once(self, layer: LayerPlan) -> int:
+        """How many pairs are run at once: a call costs something, and so does what does not fit into a processor's cache."""
+        row = sum(self._here[name][:1].nbytes for name in layer.cut)
+        return max(self.pairs, self.room // max(1, row))
 
     def _update(self, layer: LayerPlan) -> UpdatePlan | None:
         """A layer's update; none in a graph that computes in other formats too, where rounding makes more of a difference."""

@@ -105,7 +105,7 @@ def ours(case) -> Campaign:
     spec = case / "spec.toml"
     spec.write_text(
         'model = "model.onnx"\nprofiles = ["profile.toml"]\nstudies = ["faults"]\njobs = 1\n'
-        '[data]\nsource = "images.npz"\n[settings.faults]\nfaults = "faults.csv"\n'
+        '[data]\nsource = "images.npz"\n[settings.faults]\nfaults = "faults.csv"\nshard = 1000\n'
     )
     processes = run_recorded(spec, case / "run")
     campaign = [process for process in processes if process.params.get("plan")]

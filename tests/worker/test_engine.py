@@ -128,7 +128,9 @@ def test_how_many_faults_and_pairs_are_run_at_once_makes_no_difference(tmp_path)
     model = static_int8(small_cnn())
     faults = random_faults(model, 100)
     runs = []
-    for number, (most, settings) in enumerate([(32, {}), (1, {"pairs": 1}), (5, {"pairs": 1000}), (32, {"pairs": 7})]):
+    for number, (most, settings) in enumerate(
+        [(32, {}), (1, {"pairs": 1, "room": 0}), (5, {"pairs": 1000}), (32, {"pairs": 7, "room": 0})]
+    ):
         made = cut(model, tmp_path / str(number), **settings)
         with closing(made.engine):
             seen = observed(made, faults, most)[1]
