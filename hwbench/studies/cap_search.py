@@ -1,4 +1,4 @@
-"""The smallest cap that holds, found by bisection over trials that may disagree: each edge is tried three times."""
+"""The smallest cap that holds, found by bisection over trials that may disagree: each edge is tried several times."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 STEP_MIB = 2
-# An edge is what one trial found and two more confirmed.
-TRIALS = 3
-
 # Where between the edges a trial is made: above the middle, since one that fails takes longer than one that succeeds.
 _BIAS = 2 / 3
 
@@ -23,11 +20,13 @@ class CapSearch:
         low: What cannot be enough, in MiB, whatever is tried; 0 if nothing is known. Believed until a trial refutes it.
         first: What is tried first, in MiB: likely to be enough, though not by much.
         top: What is known to be enough, in MiB.
+        edge: How often each edge is tried: 3 is once to find it, and twice to confirm it.
     """
 
     low: int
     first: int
     top: int
+    edge: int = 3
 
     def next(self, trials: Trials) -> int | None:
         """The cap to try next; None when the answer is found, or when not even `top` holds.
@@ -41,9 +40,9 @@ class CapSearch:
             return min(ahead, up(self.top)) if low < up(self.top) else None
         if high - low > STEP_MIB:
             return min(up(low + (high - low) * _BIAS), high - STEP_MIB)
-        if len(trials[high]) < TRIALS:
+        if len(trials[high]) < self.edge:
             return high
-        return low if low and len(trials.get(low, ())) < TRIALS else None
+        return low if low and len(trials.get(low, ())) < self.edge else None
 
     def bracket(self, trials: Trials) -> tuple[int, int | None]:
         """The largest cap that does not hold, and the smallest above it that does; None if none does yet."""

@@ -24,6 +24,8 @@ _MIB = 1 << 20
 _FEWEST, _MOST = 20, 20_000
 # A trial that has taken too long is killed a little later, so that one which is just ending says so itself.
 _GRACE_S = 0.2
+# How often each edge is tried: the answer's is confirmed twice, those of loading and of running once.
+_EDGE_OF_ANSWER, _EDGE_OF_PHASE = 3, 2
 # What a worker may have mapped of other people's: the loader, and what the kernel counts in batches.
 _UNCHARGED_MIB = 4
 FREE = ("free-0", "free-1", "free-2")
@@ -43,7 +45,7 @@ class LeastMemorySettings(Settings):
         3.0, gt=1, description="a trial so many times slower than without a cap is thrashing, and has failed"
     )
     seconds: float = Field(
-        0.25, gt=0, description="a trial makes as many runs at batch 1 as take this long without a cap"
+        0.2, gt=0, description="a trial makes as many runs at batch 1 as take this long without a cap"
     )
     factors: tuple[Annotated[float, Field(ge=1)], ...] = Field(
         (1.1, 1.5, 2.0), description="multiples of the least cap at which accuracy and latency are measured, besides it"
@@ -176,8 +178,14 @@ class CapTrials:
         first = whole.bracket[1] or resident
         return whole, self._search(_LOAD, lows[1], first), self._search(_AFTER, lows[2], first)
 
+    @property
+    def possible(self) -> Sequence[Search]:
+        """The searches that this machine can make."""
+        return self.searches[:2] if self.mechanism == RLIMIT else self.searches
+
     def _search(self, kind: str, low: float, first: float) -> Search:
-        search = CapSearch(math.floor(low), math.ceil(first), self.machine_mib)
+        edge = _EDGE_OF_ANSWER if kind == _START else _EDGE_OF_PHASE
+        search = CapSearch(math.floor(low), math.ceil(first), self.machine_mib, edge)
         trials: dict[int, list[bool]] = {}
         reasons: dict[int, list[str]] = {}
         counted = {_START: (_START, _AT), _LOAD: (_START, _LOAD), _AFTER: (_AFTER,)}[kind]
@@ -193,6 +201,8 @@ class CapTrials:
         """Why a trial failed, in words; empty if it succeeded."""
         loaded, limit = _loading(result), self.settings.slowdown
         if loading and loaded:
+            if made == _START and not self._failure(result, made, loading=False):
+                return ""  # what the whole was quick enough for, its part was
             slower = loaded["load_s"] / self.load_s
             return f"thrashing: loading took {slower:.1f} times as long" if slower > limit else ""
         if not result.ok:

@@ -49,7 +49,7 @@ class LeastMemoryStudy(Study):
         trials = CapTrials(case, settings, results)
         if trials.lacking_control:
             return trials.lacking_control
-        for search in () if FREE[0] not in results else trials.searches:
+        for search in () if FREE[0] not in results else trials.possible:
             cap = search.next
             if cap is not None:
                 return trials.capped(search.kind, cap, search.made(cap))
@@ -80,7 +80,11 @@ class LeastMemoryStudy(Study):
             rows.append(
                 load.row(self.name, condition(phase="load"), "the interpreter's start, libraries, and the session")
             )
-            rows.append(run.row(self.name, condition(phase="run"), "capped once loaded, at batch 1"))
+            if run in trials.possible:
+                rows.append(run.row(self.name, condition(phase="run"), "capped once loaded, at batch 1"))
+            else:
+                why = "an rlimit takes nothing back from a process that has loaded"
+                rows.append(Row(self.name, "least_mib", condition(phase="run"), status="unavailable", detail=why))
             rows.extend(self._kinds(trials, whole))
             rows.extend(row for cap in trials.caps for row in self._at(case, trials, cap))
         return Analysis(rows)

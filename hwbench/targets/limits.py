@@ -102,11 +102,11 @@ class Enforcement:
         return wrapped
 
     def environment(self) -> dict[str, str]:
-        """What the worker is told of its cap, so that it can lower it (see `hwbench.worker.cap`)."""
-        if self.limits.memory_mib is None:
+        """What the worker is told of its cap, so that it can lower it (see `hwbench.worker.cap`); an rlimit it cannot."""
+        if self.limits.memory_mib is None or self.mechanism == RLIMIT:
             return {}
         group = self._groups.get("memory")
-        return {CAP_VARIABLE: f"{group.version}:{group.path}" if group else self.mechanism}
+        return {CAP_VARIABLE: f"{group.version}:{group.path}" if group else "2:"}
 
     def usage(self) -> Mapping[str, Any]:
         """What was enforced and, under a control group, what was used (see `Group.memory_usage`)."""

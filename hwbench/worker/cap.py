@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-# How the worker is held: "2:FOLDER" or "1:FOLDER" of its control group, else the mechanism's name, "rlimit" or "systemd-run".
+# How the worker is held: "2:FOLDER" or "1:FOLDER" of its control group; "2:" for the one it finds itself in.
 CAP_VARIABLE = "HWBENCH_CAP"
 _MIB = 1 << 20
 
@@ -16,7 +15,8 @@ _MIB = 1 << 20
 def lower_cap(mib: int, environment: Mapping[str, str] = os.environ) -> None:
     """Lower the cap that this process tree is held to.
 
-    Under a control group, files are pushed out of memory until the rest fits; what does not fit is the end.
+    Files are pushed out of memory until the rest fits; what does not fit is the end. An rlimit cannot do that: it refuses what
+    is asked for next, and takes nothing back.
 
     Args:
         mib: The new cap.
@@ -27,12 +27,8 @@ def lower_cap(mib: int, environment: Mapping[str, str] = os.environ) -> None:
         OSError: The kernel refuses otherwise.
     """
     version, _, folder = environment[CAP_VARIABLE].partition(":")
-    if version == "systemd-run":
-        version, folder = "2", _own_group()
-    if not folder:
-        resource.setrlimit(resource.RLIMIT_DATA, (mib * _MIB, mib * _MIB))
-    elif version == "2":
-        Path(folder, "memory.max").write_text(str(mib * _MIB))
+    if version == "2":
+        Path(folder or _own_group(), "memory.max").write_text(str(mib * _MIB))
     else:
         _lower_version_1(Path(folder), str(mib * _MIB))
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.studies.cap_search import STEP_MIB, TRIALS, CapSearch
+from hwbench.studies.cap_search import STEP_MIB, CapSearch
 
 TOP = 1000
 
@@ -18,14 +18,19 @@ def searched(search, holds):
     return trials
 
 
-@given(need=st.integers(1, TOP), low=st.integers(0, TOP - STEP_MIB), first=st.integers(1, 2 * TOP))
-def test_the_least_cap_is_found_whatever_was_guessed_and_each_edge_tried_three_times(need, low, first):
-    search = CapSearch(low, first, TOP)
+@given(
+    need=st.integers(1, TOP),
+    low=st.integers(0, TOP - STEP_MIB),
+    first=st.integers(1, 2 * TOP),
+    edge=st.integers(1, 4),
+)
+def test_the_least_cap_is_found_whatever_was_guessed_and_each_edge_tried_so_often(need, low, first, edge):
+    search = CapSearch(low, first, TOP, edge)
     trials = searched(search, lambda cap, _: cap >= need)
     below, least = search.bracket(trials)
     assert below < need <= least == below + STEP_MIB
-    assert len(trials[least]) == TRIALS
-    assert below == 0 or len(trials[below]) == TRIALS
+    assert len(trials[least]) == edge
+    assert below == 0 or len(trials[below]) == edge
 
 
 @given(chances=st.lists(st.booleans(), min_size=400, max_size=400), low=st.integers(0, 40))
@@ -37,7 +42,7 @@ def test_under_an_unsteady_cap_only_what_always_held_is_the_answer(chances, low)
     below, least = search.bracket(trials)
     assert 40 <= least <= 60
     assert all(trials[least])
-    assert len(trials[least]) == TRIALS
+    assert len(trials[least]) == search.edge == 3
     assert not all(trials[below])
     assert all(all(made) for cap, made in trials.items() if cap >= least)
 

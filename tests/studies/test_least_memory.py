@@ -156,6 +156,11 @@ def test_every_end_under_a_cap_has_its_name(machine, status, detail, said):
     assert f"failed at 94 MiB ({said})" in rows["least_mib", "{}"].detail
     assert "read-only file system" in rows["least_mib", "{}"].detail
     assert ("least_mib", '{"kind": "file"}') not in rows  # an rlimit bounds no file's pages
+    running = rows["least_mib", '{"phase": "run"}']
+    assert (running.status, running.detail) == (
+        "unavailable",
+        "an rlimit takes nothing back from a process that has loaded",
+    )
     controls = [label for label in found.results if label.startswith("control-")]
     assert bool(controls) == (status != "oom")
 

@@ -51,13 +51,6 @@ def test_worker_may_lower_its_cap(tmp_path, held, cap, more, status, lowered):
     assert not own_groups()
 
 
-@pytest.mark.usefixtures("no_cgroups")
-def test_worker_may_lower_its_cap_by_rlimit_too(tmp_path):
-    params = {"held_mib": 20, "cap_mib": 1024, "more_mib": 2048}
-    assert run("lowers_its_cap", tmp_path, params, memory_mib=4096).status == "oom"
-    assert "lowered" in Progress.read(tmp_path).finished
-
-
 @pytest.mark.usefixtures("with_cgroups")
 def test_crash_leaves_no_group(tmp_path):
     assert run("segfault", tmp_path, {}, memory_mib=512).status == "crash"

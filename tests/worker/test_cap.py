@@ -1,5 +1,3 @@
-import resource
-
 import pytest
 
 from hwbench.worker.cap import CAP_VARIABLE, lower_cap
@@ -30,10 +28,3 @@ def test_version_1_without_swap_accounting(tmp_path):
 def test_a_group_that_is_gone_is_no_lack_of_memory(tmp_path):
     with pytest.raises(FileNotFoundError):
         lower_cap(64, {CAP_VARIABLE: f"2:{tmp_path / 'nowhere'}"})
-
-
-def test_an_rlimit_is_lowered_for_good(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(resource, "setrlimit", lambda *limit: asked.append(limit))  # it could not be raised again
-    lower_cap(64, {CAP_VARIABLE: "rlimit"})
-    assert asked == [(resource.RLIMIT_DATA, (64 * MIB, 64 * MIB))]
