@@ -128,7 +128,7 @@ def segment_files(plan: Mapping[str, Any]) -> list[str]:
 def _update(
     cutter: GraphCutter, update: updates.Update, write: _Writer, cut: Sequence[str], outputs: Sequence[str]
 ) -> dict[str, Any]:
-    """What `hwbench.worker.engine.UpdatePlan` holds."""
+    """What `hwbench.worker.plan.UpdatePlan` holds."""
     model = updates.segment(cutter, update, cut, outputs, write.constants)
     given = {value.name for value in model.graph.input}
     return {

@@ -18,72 +18,10 @@ import numpy as np
 
 from hwbench.backend import Array, Backend, Session
 from hwbench.errors import UnsupportedError
+from hwbench.worker.plan import LayerPlan, UpdatePlan
 
 State = dict[str, Array]
 _ALL = slice(None)
-
-
-@dataclass(frozen=True)
-class UpdatePlan:
-    """The convolution after a layer that is replaced by a rank-one update where one channel of the layer changes.
-
-    Attributes:
-        y: The convolution's output.
-        weight: Its weights.
-        file: The segment that takes the place of the layer's ``rest``.
-        cut: The tensors after the layer that this reads.
-        golden, change, column: Its other inputs: golden ``y``, how far the channel is from the golden one, and its weights.
-    """
-
-    y: str
-    weight: str
-    file: str
-    cut: Sequence[str]
-    golden: str
-    change: str
-    column: str
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """A layer with faults, as the parent cut it.
-
-    Attributes:
-        out: The tensor it makes.
-        x: The tensor it reads.
-        axis: The axis of ``out`` that counts channels.
-        parameters: Initializer to the axis that counts channels.
-        depthwise: Whether each channel reads its own input channel only.
-        lanes: Channels the lane segment computes.
-        laned: Those of them whose faults can be computed in lanes.
-        own: The initializers that nothing but this layer depends on.
-        advance, lane, layer, rest: The segments' files.
-        cut: The tensors after the layer.
-        checkpoint: Index of the checkpoint that ``rest`` leads to.
-        update: What faults in one channel go on through instead of ``rest``; None if that is nothing else.
-    """
-
-    out: str
-    x: str
-    axis: int
-    parameters: Mapping[str, int]
-    depthwise: bool
-    lanes: int
-    laned: Sequence[str]
-    own: Sequence[str]
-    advance: str
-    lane: str
-    layer: str
-    rest: str
-    cut: Sequence[str]
-    checkpoint: int
-    update: UpdatePlan | None = None
-
-    @classmethod
-    def of(cls, plan: Mapping[str, Any]) -> LayerPlan:
-        """A layer of the plan that `hwbench.faults.segments` makes."""
-        update = plan["update"] and UpdatePlan(**plan["update"])
-        return cls(**{**plan, "update": update})
 
 
 @dataclass(frozen=True)
@@ -132,7 +70,7 @@ class Engine:
     chain: Sequence[str]
     fixed_batch: int | None = None
     pairs: int = 16
-    room: int = 1 << 22
+    room: int = 1 << 21
     precisions: Mapping[str, str] = field(default_factory=dict)
     _sessions: dict[tuple[str, tuple[str, ...]], Session] = field(default_factory=dict)
     _golden: list[State] = field(default_factory=list)
@@ -175,7 +113,8 @@ class Engine:
             layer: The layer, which `advance` has reached.
             faults: Faults in its parameters.
             observe: Called with trial numbers ``[b]``, input indices ``[b]`` and outputs ``[b, ...]`` of the pairs whose output
-                may differ from the golden one; pairs it is never called with are masked.
+                may differ from the golden one, which it must not keep: their memory is used again; pairs it is never called
+                with are masked.
             wanted: Whether a fault is run on an input of the chunk, ``[faults, inputs]``; None for all.
 
         Returns:

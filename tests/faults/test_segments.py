@@ -11,8 +11,9 @@ from models import feeds, make_model, small_cnn, static_int8
 from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model
 
+from hwbench.faults import updates
 from hwbench.faults.cuts import GraphCutter
-from hwbench.faults.segments import write_segments
+from hwbench.faults.segments import segment_files, write_segments
 
 LAYERS = 12
 
@@ -57,3 +58,19 @@ def test_only_a_build_that_rounds_activations_is_compared_on_the_way(tmp_path, q
     plan = written(static_int8(small_cnn()) if quantized else small_cnn(), tmp_path / "segments")
     assert (len(plan["checkpoints"]) > 1) == quantized
     assert len(plan["chain"]) == (len(plan["checkpoints"]) if quantized else 0)
+
+
+def test_every_file_that_was_written_travels_with_the_plan(tmp_path):
+    """To a machine elsewhere go those files, and no others."""
+    wide = updates.WORTH
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "layer"),
+        helper.make_node("Conv", ["a", "w2"], ["b"], "next"),
+        helper.make_node("GlobalAveragePool", ["b"], ["y"], "pool"),
+    ]
+    weights = {"w1": np.ones((wide, 3, 1, 1), np.float32), "w2": np.ones((4, wide, 1, 1), np.float32)}
+    model = make_model(nodes, {"x": (1, ["N", 3, 2, 2])}, {"y": (1, ["N", 4, 1, 1])}, weights)
+    plan = written(model, tmp_path / "segments")
+    assert plan["layers"][0]["update"]["weight"] == "w2"
+    assert plan["layers"][1]["update"] is None
+    assert {Path(file) for file in segment_files(plan)} == set((tmp_path / "segments").iterdir())

@@ -16,8 +16,9 @@ from hwbench.errors import InputError
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.fault import Fault, in_channel
 from hwbench.faults.segments import write_segments
-from hwbench.worker.engine import Engine, LaneFault, LayerPlan
+from hwbench.worker.engine import Engine, LaneFault
 from hwbench.worker.perturb import stored_initializers
+from hwbench.worker.plan import LayerPlan
 
 INPUTS = 9
 
@@ -87,7 +88,7 @@ def observed(made: Cut, faults: list[Row], most: int = 32) -> tuple[set[int], di
         assert len(trials) == len(inputs) == len(outputs)
         for trial, at, output in zip(trials.tolist(), inputs.tolist(), outputs, strict=True):
             assert (trial, at) not in seen
-            seen[trial, at] = output
+            seen[trial, at] = output.copy()
 
     run = set()
     made.engine.start(made.inputs, made.golden)

@@ -17,9 +17,10 @@ from hwbench.faults import names
 from hwbench.faults.fault import Fault, in_channel
 from hwbench.topk import topk
 from hwbench.worker.chunks import Chunks, identical
-from hwbench.worker.engine import Engine, LaneFault, LayerPlan, Observer, precisions
+from hwbench.worker.engine import Engine, LaneFault, Observer, precisions
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
+from hwbench.worker.plan import LayerPlan
 from hwbench.worker.protocol import JobContext
 from hwbench.worker.rebuilds import Rebuilds
 
