@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hwbench import __version__
 from hwbench.cpu import cpu_flags
 from hwbench.host import describe_host, package_versions
 from hwbench.targets.ending import STDERR_FILE
+from hwbench.targets.limits import mechanism
 from hwbench.targets.local import STDOUT_FILE, LocalTarget
 from hwbench.worker.protocol import JOB_FILE, PROGRESS_FILE, RESULT_FILE, Job, Limits
 
@@ -111,7 +113,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 def describe() -> dict[str, Any]:
     """This machine, as a run records it."""
-    return {"host": describe_host(), "packages": package_versions(), "fingerprint": fingerprint()}
+    host = {**describe_host(), "limits": asdict(mechanism())}
+    return {"host": host, "packages": package_versions(), "fingerprint": fingerprint()}
 
 
 def serve_job(sent: Mapping[str, Any]) -> dict[str, Any]:
