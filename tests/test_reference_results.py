@@ -57,5 +57,5 @@ def test_the_figures_are_those_of_the_demo(run):
     top1 = run.table.filter(pl.col("metric") == "top1", pl.col("study") == "accuracy", pl.col("condition") == "{}")
     assert dict(zip(top1["profile"], top1["value"], strict=True))["reference"] >= 0.97
     assert set(run.table["study"]) == {
-        "accuracy", "bit_flips", "coverage", "fidelity", "latency", "memory", "noise", "throughput",
+        "accuracy", "bit_flips", "coverage", "fidelity", "latency", "lint", "memory", "noise", "throughput",
     }  # fmt: skip
