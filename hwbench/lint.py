@@ -198,18 +198,29 @@ def _symmetry(build: _Build) -> Iterator[Finding]:
     for node in build.nodes:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        point = build.stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if point is not None and point.data_type == TensorProto.INT32:
+        kind, point = _quantized_as(build, node)
+        if kind == TensorProto.INT32:
             yield Finding(
                 "int32_bias", node_name(node), "TensorRT takes no DequantizeLinear on int32 biases",
                 "precision.quantize_bias = false",
             )  # fmt: skip
-        elif point is None or point.data_type == TensorProto.UINT8:
+        elif kind in (TensorProto.UINT8, TensorProto.UINT4):
             yield Finding(
-                "not_symmetric", node_name(node), "TensorRT's 8-bit numbers are signed, these are uint8", cure
+                "not_symmetric", node_name(node), "TensorRT's quantized numbers are signed, these are not", cure
             )
-        elif numpy_helper.to_array(point).any():
+        elif point is not None and numpy_helper.to_array(point).any():
             yield Finding("not_symmetric", node_name(node), "TensorRT takes zero points of 0 only", cure)
+
+
+def _quantized_as(build: _Build, node: onnx.NodeProto) -> tuple[int, onnx.TensorProto | None]:
+    """The type of a QuantizeLinear's output or a DequantizeLinear's input, and the zero point; 0 where only its maker knows."""
+    point = build.stored.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    stored = build.stored.get(node.input[0])
+    if point is not None:
+        return point.data_type, point
+    if node.op_type == "DequantizeLinear":
+        return stored.data_type if stored is not None else TensorProto.UNDEFINED, None
+    return next((one.i for one in node.attribute if one.name == "output_dtype" and one.i), TensorProto.UINT8), None
 
 
 def _operators(build: _Build) -> Iterator[Finding]:

@@ -162,12 +162,32 @@ def test_the_share_counts_pairs_that_can_leave_int16():
     assert finding.share == 1 / 16
 
 
+def weights_without_zero_points(kind: int) -> onnx.ModelProto:
+    """A MatMul by 4-bit weights in blocks."""
+    stored = [
+        helper.make_tensor("w", kind, (32, 4), [1] * 128),
+        helper.make_tensor("s", TensorProto.FLOAT, (1, 4), [1.0] * 4),
+    ]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], "dequantize", axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "wd"], ["y"], "matmul"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [1, 32]), ("y", [1, 4]))
+    ]
+    graph = helper.make_graph(nodes, "blocks", ends[:1], ends[1:], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
 def test_tensorrt_takes_symmetric_numbers_only(tmp_path):
     rules = {one.rule for one in lint(layer("conv3x3", "u8s8")[0], "onnxruntime", {}, TENSORRT)}
     assert rules == {"not_symmetric"}
     assert lint(layer("conv3x3", "s8s8")[0], "onnxruntime", {}, TENSORRT) == []
     static = models.static_int8(models.small_cnn(), activations="s8", symmetric=True)
     assert {one.rule for one in lint(static, "onnxruntime", {}, TENSORRT)} == {"int32_bias"}
+    assert {one.rule for one in lint(models.int4(models.mlp()), "onnxruntime", {}, TENSORRT)} == {"operator"}
+    for kind, rules in ((TensorProto.INT4, set()), (TensorProto.UINT4, {"not_symmetric"})):
+        assert {one.rule for one in lint(weights_without_zero_points(kind), "onnxruntime", {}, TENSORRT)} == rules
     dynamic = models.dynamic_int8(models.small_cnn())
     assert "operator" in {one.rule for one in lint(dynamic, "onnxruntime", {}, TENSORRT)}
 

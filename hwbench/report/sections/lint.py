@@ -16,7 +16,7 @@ def section(view: View) -> Section | None:
     counts = {
         (row.profile, str(settings(row.condition).get("isa"))): row
         for row in view.rows
-        if row.study == _STUDY and row.metric == _COUNT and row.profile in view.profiles
+        if row.study == _STUDY and row.metric == _COUNT and row.status == "ok" and row.profile in view.profiles
     }
     machines = tuple(dict.fromkeys(isa for _, isa in counts))
     measured = [name for name in view.profiles if any(profile == name for profile, _ in counts)]
@@ -38,7 +38,11 @@ def section(view: View) -> Section | None:
         )
         for name in measured
     )
-    found = [row for row in view.rows if row.study == _STUDY and row.metric != _COUNT and row.profile in view.profiles]
+    found = [
+        row
+        for row in view.rows
+        if row.study == _STUDY and row.status == "ok" and row.metric != _COUNT and row.profile in view.profiles
+    ]
     lines = tuple(
         (
             Cell(row.profile, profile=row.profile),
