@@ -28,7 +28,7 @@ lint: install
 
 # What times or weighs processes runs after the rest, with nothing beside it.
 test: lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --dist loadfile --benchmark-disable
+	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --dist loadfile --no-loadscope-reorder --benchmark-disable
 	$(BIN)/python -m pytest -m alone
 
 clean:

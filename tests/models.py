@@ -62,6 +62,23 @@ def mlp(seed: int = 0) -> onnx.ModelProto:
     return make_model(nodes, {"x": (1, ["N", 64])}, {"y": (1, ["N", 10])}, weights)
 
 
+def batch_shaped(seed: int = 0) -> onnx.ModelProto:
+    """A convolution whose output is reshaped by a tensor made of the batch size: ``x`` (N, 3, 6, 6) to ``y`` (N, 4)."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["target"], axis=0),
+        helper.make_node("Conv", ["x", "w1"], ["a"], "before"),
+        helper.make_node("Reshape", ["a", "target"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w2"], ["b"], "after"),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "w3"], ["y"], "classifier"),
+    ]
+    weights = _normal(seed, w1=(8, 3, 3, 3), w2=(128, 16), w3=(16, 4))
+    weights |= {"first": np.array([0]), "rest": np.array([-1])}
+    return make_model(nodes, {"x": (1, ["N", 3, 6, 6])}, {"y": (1, ["N", 4])}, weights)
+
+
 def two_inputs(seed: int = 0) -> onnx.ModelProto:
     """A bag of embeddings, ``ids`` int64 (N, S) and ``mask`` float32 (N, S) to ``y`` (N, 3); ids are below 32."""
     nodes = [

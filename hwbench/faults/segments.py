@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_segments(cutter: GraphCutter, layers: Sequence[Layer], folder: Path, o
         cut = cutter.cut_after(layer.position)
         update = updates.update_after(cutter, layer) if layer.parameters else None
         wanted = dict.fromkeys([*cut, layer.out, layer.x, *([update.y] if update else [])])
-        target = next((at for at, position in enumerate(marks) if position > layer.position), len(marks))
+        target = bisect_right(marks, layer.position)
         plans.append(
             {
                 "out": layer.out,
@@ -98,7 +99,7 @@ def write_tensor_segments(cutter: GraphCutter, tensors: Collection[str], folder:
     plans, before = [], cutter.inputs
     for name in found:
         cut = cutter.cut_after(cutter.maker(name))
-        target = next((at for at, position in enumerate(marks) if position > cutter.maker(name)), len(marks))
+        target = bisect_right(marks, cutter.maker(name))
         plans.append(
             {
                 **{"out": name, "x": name, "axis": 0, "parameters": {}, "depthwise": False, "lanes": 2, "laned": []},

@@ -106,10 +106,6 @@ class FaultSpace:
         """How many bits there are."""
         return sum(tensor.size for tensor in self.tensors)
 
-    @cached_property
-    def _starts(self) -> Array:
-        return np.cumsum([0, *(tensor.size for tensor in self.tensors)])
-
     def select(
         self,
         *,
@@ -147,14 +143,6 @@ class FaultSpace:
                 f"(there are {len(self.tensors)} tensors, {self.size} bits)"
             )
         return FaultSpace(tuple(chosen))
-
-    def locate(self, positions: Array) -> tuple[Array, Array, Array]:
-        """Tensor index, element and bit of flat positions in the space, each ``[k]``."""
-        which = np.searchsorted(self._starts, positions, side="right") - 1
-        per = np.array([tensor.per_element for tensor in self.tensors])[which]
-        first = np.array([tensor.first_bit for tensor in self.tensors])[which]
-        elements, offset = np.divmod(positions - self._starts[which], per)
-        return which, elements, offset + first
 
     def strata(self) -> Iterator[tuple[tuple[str, int], int]]:
         """Each (tensor, bit position) and how many stored bits it has."""

@@ -86,19 +86,30 @@ def loss_rows(case: Case, level: float, counts: Array, losses: Array, sampler: S
         yield row("faults", "loss_change", figure, "", detail="of the mean squared error, where outputs stay finite")
 
 
-def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:
-    """What the engine was held against: its golden output, and trials run again by a full rebuild."""
+def verification_rows(results: Mapping[str, JobResult], *, agree: bool) -> Iterator[Row]:
+    """What the engine was held against: its golden output, and trials run again by a full rebuild.
+
+    Args:
+        results: The campaign's jobs.
+        agree: Whether the trials run again had the outcome that the engine gave them.
+    """
     checks = [result.data["checks"] for result in results.values() if "checks" in result.data]
-    segmented = [check for check in checks if check.get("segmented")]
+    segmented = [check for check in checks if check.get("segmented") and check["golden_compared"]]
     if segmented:
         apart = max(check["golden_max_abs_diff"] for check in segmented)
         same = all(check["golden_equal"] for check in segmented)
         said = (
-            "the segmented golden output is the whole build's, bit for bit"
+            "the segmented golden outputs that were compared are the whole build's, bit for bit"
             if same
-            else "the answers are the same on every input"
+            else "the answers are the same on every input compared"
         )
-        yield Row("faults", "golden_max_abs_diff", value=apart, n=len(segmented), detail=said)
+        yield Row(
+            "faults",
+            "golden_max_abs_diff",
+            value=apart,
+            n=sum(check["golden_compared"] for check in segmented),
+            detail=said,
+        )
     reasons = [check["reason"] for check in checks if check["reason"]]
     if reasons:
         rebuilt = sum(check["rebuilt"] for check in checks if check["reason"])
@@ -111,7 +122,7 @@ def verification_rows(results: Mapping[str, JobResult]) -> Iterator[Row]:
             "verified_trials",
             value=float(n),
             n=n,
-            detail="run again by a full rebuild, with the same outcome",
+            detail="run again by a full rebuild, with the same outcome" if agree else "run again by a full rebuild",
         )
 
 

@@ -19,7 +19,7 @@ from hwbench.faults.sampler import Results, Sampler
 from hwbench.faults.sampling import Exhaustive, Inputs, Stratified, Uniform
 from hwbench.faults.space import FaultSpace
 from hwbench.stats import Estimate
-from hwbench.stats.campaign import bounded_mean
+from hwbench.stats.campaign import bounded_mean, leveugle
 from hwbench.studies.base import GOLDEN, Analysis, Case, Interim, Study
 from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
 from hwbench.studies.campaign_rows import campaign_rows, loss_rows, verification_rows
@@ -190,12 +190,17 @@ class FaultsStudy(Study):
             return Analysis([self.missing("unavailable", why)], parts={"trials": table})
         space = _space(case, settings, set(campaign.trials["tensor"]))
         rows = campaign_rows(case, settings.confidence, space, table, campaign.counts, campaign.sampler)
+        if settings.ci_half_width is not None:
+            usual = leveugle(space.size, settings.ci_half_width, settings.confidence)
+            said = f"{usual:,} trials over all inputs would be taken without a pilot (Leveugle et al., p = 0.5)"
+            rows[0] = replace(rows[0], detail=f"{rows[0].detail}; {said}")
         rows += loss_rows(case, settings.confidence, campaign.counts, campaign.losses, campaign.sampler)
         problem = self._disagreement(case, campaign, results)
         if problem is not None:
             rows = [self.missing("error", problem)]
         return Analysis(
-            [*rows, *verification_rows(results), *_limits(case, settings, results)], parts={"trials": table}
+            [*rows, *verification_rows(results, agree=problem is None), *_limits(case, settings, results)],
+            parts={"trials": table},
         )
 
     def _campaign(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Campaign:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
 
 import onnx
+from pydantic import field_validator
 
 from hwbench.lint import TARGETS, Finding, LintTarget, lint
 from hwbench.studies.base import Analysis, Case, Settings, Study
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
-Target = Literal["x86-64 SSE4", "x86-64 AVX2", "x86-64 VNNI", "Armv8.0", "Armv8.2 dot product", "TensorRT"]
-
 
 class LintSettings(Settings):
     """What the study can be told."""
 
-    targets: tuple[Target, ...] = get_args(Target)
+    targets: tuple[str, ...] = tuple(TARGETS)
+
+    @field_validator("targets")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in TARGETS:
+                raise ValueError(f"unknown kind of machine {name!r}; it is one of {', '.join(TARGETS)}")
+        return names
 
 
 class LintStudy(Study):

@@ -208,23 +208,6 @@ def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] 
     }
 
 
-def require_floating_input(variant: Variant, dtypes: Mapping[str, str]) -> None:
-    """Check that a variant which perturbs inputs has one to perturb.
-
-    Args:
-        variant: The JSON object described above.
-        dtypes: The model's inputs, name to numpy type name.
-
-    Raises:
-        InputError: All inputs hold integers, which input noise leaves alone.
-    """
-    kind = _kind(variant)
-    if kind in INPUT_KINDS and not any(name.startswith(("float", "bfloat")) for name in dtypes.values()):
-        raise InputError(
-            f"{kind} needs a floating-point input, but the model's inputs are {dict(dtypes)}; leave input noise out"
-        )
-
-
 class InputPerturber:
     """Applies variants to batches of inputs.
 

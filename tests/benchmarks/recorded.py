@@ -78,3 +78,13 @@ def run_recorded(spec: Path, out: Path) -> Sequence[Process]:
     }
     subprocess.run([sys.executable, "-c", _PROGRAM, str(spec), str(out)], env=environment, check=True)
     return [Process(**json.loads(file.read_text())) for file in records.glob("*.json")]
+
+
+def peaks(spec: Path, out: Path) -> Mapping[str, float]:
+    """MiB that hwbench itself, and the largest worker of each task, took at most while a specification was carried out."""
+    found: dict[str, float] = {}
+    for process in run_recorded(spec, out):
+        kind = process.task or "hwbench"
+        found[kind] = max(found.get(kind, 0.0), process.peak_mib)
+    spec.with_suffix(".npz").unlink()  # its data; pytest keeps the folders of its last runs
+    return found

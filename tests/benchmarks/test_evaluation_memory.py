@@ -10,7 +10,7 @@ import onnx
 import pytest
 from models import make_model
 from onnx import helper
-from recorded import run_recorded
+from recorded import peaks
 
 pytestmark = pytest.mark.slow
 SMALL, LARGE, WITHIN_MIB = 1_000, 50_000, 64
@@ -46,20 +46,14 @@ def study(folder: Path, model: Path, n: int) -> Path:
     return spec
 
 
-def peaks(folder: Path, model: Path, n: int) -> Mapping[str, float]:
-    """MiB that hwbench itself, and the largest worker of each task, took at most while n samples were evaluated."""
-    spec = study(folder, model, n)
-    found: dict[str, float] = {}
-    for process in run_recorded(spec, folder / f"run-{n}"):
-        kind = process.task or "hwbench"
-        found[kind] = max(found.get(kind, 0.0), process.peak_mib)
-    spec.with_suffix(".npz").unlink()  # pytest keeps the folders of its last runs
-    return found
+def evaluation(folder: Path, model: Path, n: int) -> Mapping[str, float]:
+    """What the processes took while n samples were evaluated."""
+    return peaks(study(folder, model, n), folder / f"run-{n}")
 
 
 def test_fifty_times_the_data_take_no_more_memory(benchmark, model, tmp_path):
-    small = peaks(tmp_path, model, SMALL)
-    large = benchmark.pedantic(peaks, args=(tmp_path, model, LARGE), rounds=1)
+    small = evaluation(tmp_path, model, SMALL)
+    large = benchmark.pedantic(evaluation, args=(tmp_path, model, LARGE), rounds=1)
     benchmark.extra_info |= {"peak_mib": {SMALL: small, LARGE: large}}
     print(", ".join(f"{kind}: {small[kind]:.0f} + {large[kind] - small[kind]:.1f} MiB" for kind in sorted(small)))
     assert small.keys() == large.keys() >= {"hwbench", EVALUATE}

@@ -25,7 +25,7 @@ def asked(out: Path) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * REPEATS)
-def test_the_same_answer_each_time(benchmark, tmp_path):
+def test_the_figures_fit_each_other_and_each_answer_the_others(benchmark, tmp_path):
     answers, seconds = [], []
 
     def once() -> None:

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from benchmarks.networks import resnet20
-from models import feeds, int4, make_model, mlp, small_cnn, static_int8, two_inputs
+from models import batch_shaped, feeds, int4, make_model, mlp, small_cnn, static_int8, two_inputs
 from onnx import helper
 
 from hwbench.faults.cuts import GraphCutter, Layer
@@ -333,19 +333,7 @@ def test_layers_stand_one_after_the_other_whatever_the_order_of_the_file():
 
 
 def test_the_graph_is_not_cut_where_a_tensor_has_not_one_row_an_input():
-    nodes = [
-        node("Shape", ["x"], ["shape"]),
-        node("Gather", ["shape", "first"], ["batch"]),
-        node("Concat", ["batch", "rest"], ["target"], axis=0),
-        node("Conv", ["x", "w1"], ["a"], "before"),
-        node("Reshape", ["a", "target"], ["flat"]),
-        node("MatMul", ["flat", "w2"], ["b"], "after"),
-        node("Relu", ["b"], ["c"]),
-        node("MatMul", ["c", "w3"], ["y"], "classifier"),
-    ]
-    weights = {"first": np.array([0]), "rest": np.array([-1]), "w1": normal(8, 3, 3, 3)}
-    weights |= {"w2": normal(128, 16), "w3": normal(16, 4)}
-    cutter = GraphCutter(make_model(nodes, IMAGE, Y, weights))
+    cutter = GraphCutter(batch_shaped())
     assert [layer.node for layer in cutter.layers] == ["before", "after", "classifier"]
     assert "target" in cutter.cut_after(cutter.layers[0].position)
     assert [layer.node for layer in cutter.cuttable] == ["after", "classifier"]

@@ -55,28 +55,6 @@ def test_the_space_is_every_stored_bit(model):
     assert sum(count for _, count in space_of(model).strata()) == stored
 
 
-@pytest.mark.parametrize(
-    "selection", [{}, {"bit_range": (3, 9)}, {"roles": ("weight", "scale")}, {"bit_range": (31, 31)}]
-)
-@pytest.mark.parametrize("model", [static_int8(mlp()), int4_weights()], ids=["qdq", "int4"])
-def test_every_position_is_one_stored_bit_and_every_stored_bit_one_position(model, selection):
-    space = space_of(model).select(**selection)
-    which, elements, bits = space.locate(np.arange(space.size))
-    expected = [
-        (at, element, bit)
-        for at, tensor in enumerate(space.tensors)
-        for element in range(tensor.elements)
-        for bit in range(tensor.first_bit, tensor.last_bit + 1)
-    ]
-    assert list(zip(which.tolist(), elements.tolist(), bits.tolist(), strict=True)) == expected
-
-
-def test_positions_are_located_in_any_order(space):
-    positions = np.random.default_rng(0).permutation(space.size)[:500]
-    whole = np.stack(space.locate(np.arange(space.size)), axis=1)
-    np.testing.assert_array_equal(np.stack(space.locate(positions), axis=1), whole[positions])
-
-
 def test_roles_in_a_quantized_network(quantized):
     expected = {
         "x_scale": ("scale", "QuantizeLinear"),

@@ -115,7 +115,14 @@ def test_trials_that_count_no_input_are_left_out(make_case):
 
 
 def checks(tmp_path, **values) -> JobResult:
-    given = {"segmented": True, "golden_max_abs_diff": 0.0, "golden_equal": True, "reason": "", "rebuilt": 4}
+    given = {
+        "segmented": True,
+        "golden_max_abs_diff": 0.0,
+        "golden_equal": True,
+        "golden_compared": 1,
+        "reason": "",
+        "rebuilt": 4,
+    }
     return JobResult("ok", tmp_path, {"checks": {**given, **values}})
 
 
@@ -128,18 +135,24 @@ def test_what_the_engine_was_held_against_is_one_row_a_check(tmp_path):
         "stage-0-shard-00003": checks(tmp_path, segmented=False, reason="it mixes its inputs", rebuilt=20),
         "verify": checks(tmp_path, segmented=False),
     }
-    rows = {row.metric: row for row in verification_rows(results)}
+    rows = {row.metric: row for row in verification_rows(results, agree=True)}
     assert (rows["golden_max_abs_diff"].value, rows["golden_max_abs_diff"].n) == (2e-6, 2)
-    assert rows["golden_max_abs_diff"].detail == "the answers are the same on every input"
+    assert rows["golden_max_abs_diff"].detail == "the answers are the same on every input compared"
     assert rows["rebuilt_trials"].value == 520
     assert "it mixes its inputs" in rows["rebuilt_trials"].detail
     assert rows["verified_trials"].value == 7
-    assert len(list(verification_rows(results))) == 3
+    assert rows["verified_trials"].detail.endswith("with the same outcome")
+    wrong = {row.metric: row for row in verification_rows(results, agree=False)}
+    assert wrong.keys() == rows.keys()
+    assert "same outcome" not in wrong["verified_trials"].detail
 
 
 def test_an_engine_that_agrees_bit_for_bit_says_so(tmp_path):
-    (row,) = verification_rows({"stage-0-shard-00000": checks(tmp_path)})
-    assert (row.value, row.detail) == (0.0, "the segmented golden output is the whole build's, bit for bit")
+    (row,) = verification_rows({"stage-0-shard-00000": checks(tmp_path)}, agree=True)
+    assert (row.value, row.detail) == (
+        0.0,
+        "the segmented golden outputs that were compared are the whole build's, bit for bit",
+    )
 
 
 LOSSES = np.array([3.0, 0.0, -1.0, 0.0, 9.0])

@@ -229,6 +229,7 @@ def test_what_a_draw_selects(make_study_case, cnn, tmp_path):
 def test_a_campaign_to_a_half_width_chooses_its_inputs_and_ends_there(make_study_case, cnn, tmp_path):
     case = make_study_case(cnn, n=90)
     made = Measured(case, tmp_path / "jobs", ci_half_width=0.05)
+    assert "(Leveugle et al., p = 0.5)" in made.row("sdc_rate").detail
     row = made.row("sdc_rate")
     assert (row.ci_high - row.ci_low) / 2 <= 0.05
     assert row.ci_level == 0.95

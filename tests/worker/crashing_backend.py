@@ -52,6 +52,16 @@ class StainedSession(OnnxRuntimeSession):
         return made
 
 
+class KeepingSession(OnnxRuntimeSession):
+    """Keeps the first new content of every initializer: what is put back is not taken."""
+
+    def update(self, name: str, value: Array) -> None:
+        taken: set[str] = self.__dict__.setdefault("taken", set())
+        if name not in taken:
+            taken.add(name)
+            super().update(name, value)
+
+
 class CrashingBackend(OnnxRuntimeBackend):
     """See `CrashingSession`."""
 
@@ -74,6 +84,13 @@ class StainedBackend(CrashingBackend):
 
     name: ClassVar[str] = "stained"
     session_type: ClassVar[type[OnnxRuntimeSession]] = StainedSession
+
+
+class KeepingBackend(CrashingBackend):
+    """See `KeepingSession`."""
+
+    name: ClassVar[str] = "keeping"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = KeepingSession
 
 
 class DyingSession(OnnxRuntimeSession):

@@ -4,10 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from campaigns import ORT, Row, bare_onnxruntime, naive_counts, random_faults, run_campaign
-from models import dynamic_int8, feeds, int4, make_model, mlp, small_cnn, static_int8, two_inputs
-from onnx import helper
+from models import batch_shaped, dynamic_int8, feeds, int4, make_model, mlp, small_cnn, static_int8, two_inputs
+from onnx import helper, numpy_helper
 
 from hwbench.errors import DataError
+from hwbench.faults import bits
 from hwbench.worker.outcomes import COLUMNS
 from hwbench.worker.perturb import stored_initializers
 
@@ -163,6 +164,22 @@ def test_a_float_network_is_told_by_its_layers_alone(tmp_path):
     assert done.checks["golden_restored"]
 
 
+@pytest.mark.parametrize("model", [small_cnn(), static_int8(small_cnn())], ids=["fp32", "int8"])
+def test_a_fault_that_stays_behind_in_a_layer_is_found_out(tmp_path, model):
+    """Bursts over the end of a channel change two, so that the layer is computed as a whole, and put back after the trial."""
+    name = next(
+        tensor.name for tensor in model.graph.initializer if tensor.name.startswith("w1") and len(tensor.dims) > 1
+    )
+    (stored,) = [numpy_helper.to_array(one) for one in model.graph.initializer if one.name == name]
+    faults = [(name, stored[0].size - 1, bits.width(stored.dtype) - 1, "burst", 2, 0)]
+    exact = stored.dtype == np.int8
+    assert run_campaign(model, feeds(model), faults, tmp_path / "sound", exact=exact).checks["golden_restored"]
+    backend = "worker.crashing_backend:KeepingBackend"
+    kept = run_campaign(model, feeds(model), faults, tmp_path / "kept", exact=exact, backend=backend)
+    assert kept.checks["segmented"]
+    assert not kept.checks["golden_restored"]
+
+
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
 @pytest.mark.parametrize("quantized", [True, False], ids=["int8", "fp32"])
 def test_every_trial_on_openvino_is_that_of_a_full_rebuild_there(tmp_path, name, quantized):
@@ -264,19 +281,7 @@ def test_a_graph_that_mixes_its_inputs_is_run_whole_and_says_so(tmp_path):
 
 
 def test_shapes_that_depend_on_the_batch_are_not_cut_through(tmp_path):
-    nodes = [
-        node("Shape", ["x"], ["shape"]),
-        node("Gather", ["shape", "first"], ["batch"]),
-        node("Concat", ["batch", "rest"], ["target"], axis=0),
-        node("Conv", ["x", "w1"], ["a"], "before"),
-        node("Reshape", ["a", "target"], ["flat"]),
-        node("MatMul", ["flat", "w2"], ["b"], "after"),
-        node("Relu", ["b"], ["c"]),
-        node("MatMul", ["c", "w3"], ["y"], "classifier"),
-    ]
-    weights = {"first": np.array([0]), "rest": np.array([-1]), "w1": normal(8, 3, 3, 3)}
-    weights |= {"w2": normal(128, 16), "w3": normal(16, 4)}
-    model = make_model(nodes, {"x": (1, ["N", 3, 6, 6])}, {"y": (1, ["N", 4])}, weights)
+    model = batch_shaped()
     inputs = feeds(model, batch=9)
     faults = [fault for fault in random_faults(model, 100) if fault[0].startswith("w")]
     done = run_campaign(model, inputs, faults, tmp_path / "job")

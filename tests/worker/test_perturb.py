@@ -345,14 +345,6 @@ def test_one_dimensional_inputs_are_one_element_a_sample():
     assert np.array_equal(perturb_inputs(variant("gaussian_input", snr_db=0), "x", batch, 0), batch)
 
 
-@pytest.mark.parametrize("asked", INPUT_VARIANTS, ids=lambda asked: asked["kind"])
-def test_input_noise_needs_a_floating_input(asked):
-    perturb.require_floating_input(asked, {"ids": "int64", "x": "bfloat16"})
-    perturb.require_floating_input({"kind": "golden"}, {"ids": "int64"})
-    with pytest.raises(InputError, match="needs a floating-point input"):
-        perturb.require_floating_input(asked, {"ids": "int64", "mask": "bool"})
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -123,7 +123,14 @@ class _Campaign:
         plan = self._job.params["plan"]
         layers = [LayerPlan.of(layer) for layer in plan["layers"]]
         work, self._left_over = self._sorted(layers)
-        checks = {"golden_max_abs_diff": 0.0, "golden_equal": True, "lane_max_abs_diff": 0.0, "reason": ""}
+        checks = {
+            "golden_max_abs_diff": 0.0,
+            "golden_equal": True,
+            "golden_compared": 0,
+            "golden_restored": True,
+            "lane_max_abs_diff": 0.0,
+            "reason": "",
+        }
         with self._backend.compile(self._model, self._job.options) as session, closing(self._engine(session)) as engine:
             try:
                 segmented = self._through(engine, layers, work, session, checks)
@@ -160,19 +167,19 @@ class _Campaign:
         for start, feeds in self._chunks:
             whole = self._chunks.outputs(session, feeds)
             golden = engine.start(feeds, whole)
-            if not self._agrees(checks, golden, whole):
+            if engine.chain and not self._agrees(checks, golden, whole):
                 return False
             for layer in layers:
                 engine.advance(layer)
                 todo = work[layer.out]
-                if first is None and (doubt := self._doubt(engine, layer, golden, todo)):
+                if first is None and (doubt := self._doubt(engine, layer, golden, todo, checks)):
                     checks["reason"] = doubt
                     self._left_over |= todo.give_up()
                     doubted.add(layer.out)
                 here = self._chunks.within(range(len(self._faults)), start, len(golden))
                 todo = todo.among(here[:, 0] < here[:, 1])
                 self._lanes(engine, layer, todo.lanes, here, start, golden, checks)
-                self._whole(engine, layer, todo.whole, here, start, golden)
+                self._whole(engine, layer, todo.whole, here, start, golden, checks)
                 self._between(engine, layer, todo.between, here, start, golden)
                 # without a chain of segments to compare with the whole, all inputs go from cut to cut, and on from the last
                 carried = not engine.chain and layer is layers[-1] and layer.out not in doubted
@@ -184,7 +191,7 @@ class _Campaign:
             first = golden if first is None else first
         _, feeds = next(iter(self._chunks))
         again = engine.start(feeds, self._chunks.outputs(session, feeds))
-        checks["golden_restored"] = first is not None and again.tobytes() == first.tobytes()
+        checks["golden_restored"] &= first is not None and identical(again, first)
         return True
 
     def _lanes(
@@ -216,9 +223,17 @@ class _Campaign:
                 self._left_over.update(trials)
 
     def _whole(
-        self, engine: Engine, layer: LayerPlan, trials: Sequence[int], here: Array, start: int, golden: Array
+        self,
+        engine: Engine,
+        layer: LayerPlan,
+        trials: Sequence[int],
+        here: Array,
+        start: int,
+        golden: Array,
+        checks: dict[str, Any],
     ) -> None:
-        """One chunk of the trials for which a layer is computed with all its channels."""
+        """One chunk of the trials for which a layer is computed with all its channels: changed, and put back after each."""
+        before = engine.layer(layer, {}) if trials else None
         for trial in trials:
             fault, inputs = self._faults[trial], slice(*here[trial])
             self.outcomes.expect(np.array([trial]), start + inputs.start, golden[inputs])
@@ -227,6 +242,8 @@ class _Campaign:
                 engine.follow(layer, trial, out, self._observer(start, golden), inputs)
             except HwbenchError:  # the runtime refuses it; on which inputs, a full rebuild tells
                 self._left_over.add(trial)
+        if before is not None:
+            checks["golden_restored"] &= identical(before, engine.layer(layer, {}))
 
     def _between(
         self, engine: Engine, tensor: LayerPlan, trials: Sequence[int], here: Array, start: int, golden: Array
@@ -254,7 +271,7 @@ class _Campaign:
 
         return observe
 
-    def _doubt(self, engine: Engine, layer: LayerPlan, golden: Array, todo: _Work) -> str:
+    def _doubt(self, engine: Engine, layer: LayerPlan, golden: Array, todo: _Work, checks: dict[str, Any]) -> str:
         """Why trials in a layer cannot be told by its segments; empty once golden outputs have shown that they can."""
         some, by_itself = np.resize([len(golden) - 1, 0], 3 if len(golden) == 2 else 2), None
         try:
@@ -268,6 +285,9 @@ class _Campaign:
             return f"the graph after {layer.out!r} does not give the same for some inputs alone"
         if by_itself is not None and not identical(by_itself, engine.golden(layer)):
             return f"{layer.out!r} is not the same, bit for bit, where its layer is run by itself"
+        for one in made:
+            if one is not None:
+                self._compared(checks, one, golden[some])
         return ""
 
     def _sorted(self, layers: Sequence[LayerPlan]) -> tuple[dict[str, _Work], set[int]]:
@@ -294,14 +314,19 @@ class _Campaign:
 
     def _agrees(self, checks: dict[str, Any], golden: Array, whole: Array) -> bool:
         """Whether a chunk's segmented golden output is the whole build's, as far as this campaign asks."""
-        if golden.shape == whole.shape:
-            apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
-            checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
-        checks["golden_equal"] = checks["golden_equal"] and identical(golden, whole)
+        self._compared(checks, golden, whole)
         if same := self._same_answers(golden, whole):
             return same
         checks["reason"] = "the segmented golden output is not the whole build's"
         return False
+
+    def _compared(self, checks: dict[str, Any], golden: Array, whole: Array) -> None:
+        """Keep account of how far segmented outputs are from the whole build's, and of how many were compared."""
+        checks["golden_compared"] += len(golden)
+        if golden.shape == whole.shape:
+            apart = float(np.max(np.abs(golden.astype(np.float64) - whole), initial=0.0))
+            checks["golden_max_abs_diff"] = max(checks["golden_max_abs_diff"], apart)
+        checks["golden_equal"] &= identical(golden, whole)
 
     def _same_answers(self, a: Array, b: Array) -> bool:
         """Whether outputs are the same: bit for bit for integer builds, else in all that outcomes are told by."""
