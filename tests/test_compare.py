@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.compare import COMPARISON_SCHEMA, Figure, compare, evaluate_gates, parse_gate
+from hwbench.compare import COMPARISON_SCHEMA, DIRECTIONS, Figure, compare, evaluate_gates, parse_gate
 from hwbench.errors import InputError, UnknownNameError
+from hwbench.metrics import TASKS
+from hwbench.studies import studies
 from hwbench.table import Row, condition, to_frame
+from hwbench.verdict import RULES
 
 
 def row(metric, value, low=None, high=None, study="accuracy", at="{}", profile="p", **more):
@@ -206,3 +209,23 @@ def test_unknown_names_get_the_nearest_one(gate, message):
 def test_a_metric_without_a_direction_cannot_be_gated():
     with pytest.raises(InputError, match="whether more or less of 'upsets' is better"):
         outcome("upsets:1", row("upsets", 1.0, study="radiation"), row("upsets", 2.0, study="radiation"))
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_gate_knows_the_direction_of_every_metric_with_an_acceptance_rule(rule):
+    limited = RULES[rule]
+    metrics = [metric.name for task in TASKS.values() for metric in task if metric.higher_is_better]
+    wanted = "lower" if limited.at_most else "higher"
+    for metric in metrics if limited.metric == "primary" else [limited.metric]:
+        assert DIRECTIONS[metric] == wanted
+        better, worse = (1.0, 2.0) if limited.at_most else (2.0, 1.0)
+        found = [row(metric, value, study=limited.study, at=limited.condition) for value in (better, worse)]
+        assert outcome(f"{limited.study}.{metric}:0.5", *found).outcome == "fail"
+        assert outcome(f"{limited.study}.{metric}:0.5", *reversed(found)).outcome == "pass"
+
+
+def test_a_gate_knows_the_direction_of_every_studys_headline():
+    headlines = {name: studies.get(name).headline for name in studies.names()}
+    assert {name for name, metric in headlines.items() if metric not in DIRECTIONS} == {"accuracy"}
+    assert headlines["accuracy"] == "accuracy"  # stands for the metrics of the task
+    assert all(DIRECTIONS[metric.name] for task in TASKS.values() for metric in task)
