@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -15,17 +15,18 @@ from hwbench.npy import Array, TensorLike
 from hwbench.topk import class_scores, hits, topk
 
 Task = Literal["classification", "regression", "embedding"]
+Number = TypeVar("Number", float, Array)
 Score = Callable[[Array, Array], Array]
-Combine = Callable[[Array, Array | None], float]
+Link = Callable[[Any, Any], Any]
 
 
-def _mean(values: Array, _labels: Array | None) -> float:
-    return float(np.mean(values))
+def _identity(mean: Array, _spread: Array) -> Array:
+    return mean
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of merit: a value per sample, and how the values become one.
+    """One figure of merit: a value per sample, and a figure from their mean.
 
     Attributes:
         name: Its name in the table.
@@ -33,8 +34,11 @@ class Metric:
         higher_is_better: Its direction.
         proportion: Whether a sample's value is 0 or 1, so that the aggregate is a proportion.
         score: Outputs ``[n, ...]`` and labels ``[n, ...]`` to values ``[n]``.
-        combine: Values and labels of the same samples to the figure.
+        link: Mean of the samples' values and mean of their labels' spread (`label_spread`) to the figure, element by
+            element and monotone in the first.
+        needs_spread: Whether the figure depends on the labels' spread.
         k: For metrics that need only the best k classes, how many; else 0.
+        by_user: Whether it is the user's own, of which only the values show whether they are all 0 or 1.
     """
 
     name: str
@@ -42,13 +46,19 @@ class Metric:
     higher_is_better: bool
     proportion: bool
     score: Score
-    combine: Combine = _mean
+    link: Link = _identity
+    needs_spread: bool = False
     k: int = 0
+    by_user: bool = False
 
     @property
     def is_mean(self) -> bool:
         """Whether the figure is the mean of the samples' values."""
-        return self.combine is _mean
+        return self.link is _identity
+
+    def is_proportion(self, *values: Array) -> bool:
+        """Whether the figure is a proportion: declared, or a metric of the user's own whose values are all 0 or 1."""
+        return self.proportion or (self.by_user and all(np.isin(each, (0.0, 1.0)).all() for each in values))
 
     def per_sample(self, outputs: Array, labels: Array) -> Array:
         """Each sample's value; samples may come in any number of chunks.
@@ -91,9 +101,19 @@ class Metric:
             values: ``[n]`` as `per_sample` gives.
             labels: The same samples' labels; only R² needs them.
         """
-        return self.combine(values, labels) if len(values) else math.nan
+        if not len(values):
+            return math.nan
+        if not self.needs_spread:
+            return float(self.link(np.mean(values), np.float64(0)))
+        if labels is None or len(labels) != len(values):
+            raise DataError(f"{self.name} needs the labels of the samples it is aggregated over")
+        return float(self.link(np.mean(values), np.mean(label_spread(labels))))
 
-    def worsening(self, reference: float, value: float) -> float:
+    def spread(self, labels: Array) -> Array | None:
+        """The labels' spread, where the figure depends on it."""
+        return label_spread(labels) if self.needs_spread else None
+
+    def worsening(self, reference: Number, value: Number) -> Number:
         """How much worse ``value`` is than ``reference``, in the metric's unit; negative where it is better."""
         return reference - value if self.higher_is_better else value - reference
 
@@ -143,17 +163,23 @@ def _absolute(outputs: Array, labels: Array) -> Array:
     return values
 
 
-def _root_mean(values: Array, _labels: Array | None) -> float:
-    return math.sqrt(np.mean(values))
-
-
-def _determination(values: Array, labels: Array | None) -> float:
-    """R² = 1 − Σ(y−ŷ)² / Σ(y−ȳ)², summed over all outputs. NaN where the labels do not vary."""
-    if labels is None or len(labels) != len(values):
-        raise DataError("r2 needs the labels of the samples it is aggregated over")
+def label_spread(labels: Array) -> Array:
+    """Squared distance of each sample's label from the labels' mean, averaged over its values: float64 ``[n]``."""
     y = _flat(labels)
-    total = float(np.sum(np.mean((y - y.mean(axis=0)) ** 2, axis=1)))
-    return 1.0 - float(np.sum(values)) / total if total > 0 else math.nan
+    values: Array = np.mean((y - y.mean(axis=0)) ** 2, axis=1)
+    return values
+
+
+def _root(mean: Array, _spread: Array) -> Array:
+    values: Array = np.sqrt(mean)
+    return values
+
+
+def _determination(mean: Array, spread: Array) -> Array:
+    """R² = 1 − Σ(y−ŷ)² / Σ(y−ȳ)², summed over all outputs. NaN where the labels do not vary."""
+    varying = np.where(spread > 0, spread, np.nan)
+    values: Array = 1.0 - mean / varying
+    return values
 
 
 def cosine(outputs: Array, references: Array) -> Array:
@@ -193,9 +219,9 @@ def _unit(values: Array) -> tuple[Array, Array, Array]:
 
 TOP1 = Metric("top1", "ratio", True, True, _within_top(1), k=1)
 TOP5 = Metric("top5", "ratio", True, True, _within_top(5), k=5)
-RMSE = Metric("rmse", "", False, False, _squared, _root_mean)
+RMSE = Metric("rmse", "", False, False, _squared, _root)
 MAE = Metric("mae", "", False, False, _absolute)
-R2 = Metric("r2", "ratio", True, False, _squared, _determination)
+R2 = Metric("r2", "ratio", True, False, _squared, _determination, needs_spread=True)
 COSINE = Metric("cosine", "ratio", True, False, cosine)
 
 TASKS: dict[str, tuple[Metric, ...]] = {
@@ -225,7 +251,8 @@ def custom_metric(reference: str) -> Metric:
             )
         return values.astype(np.float64)
 
-    return Metric(reference.partition(":")[2], "", bool(getattr(function, "higher_is_better", True)), False, score)
+    name, higher = reference.partition(":")[2], bool(getattr(function, "higher_is_better", True))
+    return Metric(name, "", higher, False, score, by_user=True)
 
 
 def resolve_task(

@@ -3,7 +3,7 @@
     proportions   one proportion: Wilson, Clopper-Pearson, a one-sided upper bound
     paired        two proportions on the same inputs: Tango, Newcombe, McNemar
     resampling    means and any other statistic: bootstrap
-    two_way       a mean over draws x inputs: pigeonhole bootstrap
+    two_way       means over draws x inputs, and functions of them: pigeonhole bootstrap
     quantiles     order-statistic intervals of quantiles
     timing        ratios of timings, and whether timings are stable
     multiplicity  p-values adjusted for how many there are
@@ -19,7 +19,7 @@ from hwbench.stats.proportions import clopper_pearson, exact_upper, proportion
 from hwbench.stats.quantiles import minimum_samples, quantile
 from hwbench.stats.resampling import bootstrap_statistic, mean_interval, paired_mean_difference
 from hwbench.stats.timing import log_ratio, ratio_of_means, stability
-from hwbench.stats.two_way import two_way_bootstrap
+from hwbench.stats.two_way import two_way_bootstrap, two_way_statistic
 
 __all__ = [
     "Estimate",
@@ -39,4 +39,5 @@ __all__ = [
     "ratio_of_means",
     "stability",
     "two_way_bootstrap",
+    "two_way_statistic",
 ]

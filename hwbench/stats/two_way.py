@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +62,49 @@ def two_way_bootstrap(matrix: ArrayLike, level: float = 0.95, seed: int = 0, res
     tail = _expanded_tail(level, fewest)
     low, high = np.quantile(resampled_means(data, seed, resamples), [tail, 1 - tail])
     return enclosing(mean, low, high, level, data.size)
+
+
+def two_way_statistic(
+    statistic: Callable[..., Any],
+    matrices: Sequence[ArrayLike],
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """A function of the means of several draws x inputs matrices, with the interval of `two_way_bootstrap`.
+
+    All matrices are resampled with the same weights, so that what they share cancels: a ratio of two means, or the
+    difference of two root mean squares over the same draws and inputs. A resample on which the statistic is not finite
+    means that there are too few draws or inputs to bound it: the bounds are infinite then.
+
+    Args:
+        statistic: Called with one mean per matrix, then with one array [resamples] per matrix; works element by element.
+        matrices: Finite arrays, each [draws, inputs] or broadcast to it.
+        level: Confidence level.
+        seed: Seed of the resampling.
+        resamples: How many resamples.
+
+    Returns:
+        The estimate; ``n`` is draws x inputs.
+
+    Raises:
+        ValueError: The matrices do not broadcast to a non-empty one [draws, inputs], or level is out of range.
+    """
+    check_level(level)
+    data = np.broadcast_arrays(*matrices)
+    if data[0].ndim != 2 or data[0].size == 0:
+        raise ValueError(f"expected non-empty matrices [draws, inputs]; got shape {data[0].shape}")
+    n, fewest = data[0].size, min(data[0].shape)
+    with np.errstate(all="ignore"):
+        value = float(statistic(*(matrix.mean(dtype=np.float64) for matrix in data)))
+        if fewest < 2 or not math.isfinite(value):
+            return unbounded(value, level, n)
+        spread = np.asarray(statistic(*(resampled_means(matrix, seed, resamples) for matrix in data)))
+    if not np.isfinite(spread).all():
+        return unbounded(value, level, n)
+    tail = _expanded_tail(level, fewest)
+    low, high = np.quantile(spread, [tail, 1 - tail])
+    return enclosing(value, low, high, level, n)
 
 
 def resampled_means(data: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:

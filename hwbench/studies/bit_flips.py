@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import Sweep, figure, gather, loss, rate
+from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, loss, rate
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -84,6 +84,7 @@ class BitFlipsStudy(Study):
                 setting,
                 f"mean loss of {metric.name} against the same build without faults",
             )
+            yield from finite_rows(self.name, case, sweep, golden, setting)
             broken = broken or not lost.high <= settings.max_drop
             tolerated = tolerated if broken else ber
         lowest, highest = min(sweeps), max(sweeps)

@@ -11,12 +11,13 @@ import polars as pl
 
 from hwbench import stats
 from hwbench.faults.error_rates import expected_upsets, relative_energy
+from hwbench.pairing import two_way_loss
 from hwbench.stats import Estimate
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Study
 from hwbench.studies.bit_flips import DRAWS_SCHEMA
 from hwbench.studies.memory_errors_settings import MemoryErrorsSettings, Point, Stack
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import Sweep, figure, gather, loss, rate
+from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, loss, rate
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -146,6 +147,7 @@ def _accuracy(case: Case, one: _Measured, golden: np.ndarray) -> Iterator[Row]:
     yield Row(_NAME, metric.name, setting, worst, metric.unit, n=case.data.n)
     detail = f"mean loss of {metric.name} against the same build without faults"
     yield row(_NAME, "accuracy_drop", loss(case, one.sweep, golden), metric.unit, one.condition, detail)
+    yield from finite_rows(_NAME, case, one.sweep, golden, one.condition)
 
 
 def _said(one: _Measured) -> str:
@@ -170,16 +172,10 @@ def _bought(case: Case, bare: _Measured, one: _Measured) -> Iterator[Row]:
 
 
 def _avoided(case: Case, bare: Sweep, protected: Sweep) -> Estimate:
-    metric = case.primary
     if bare.values is None or protected.values is None:
         raise ValueError("accuracy needs labels")
-    if metric.is_mean:
-        gained = protected.values - bare.values
-        return stats.two_way_bootstrap(gained if metric.higher_is_better else -gained, LEVEL, case.seed)
-    # Of other metrics, the two intervals' far ends: at least as wide as the difference's own interval.
-    without, behind = figure(case, bare), figure(case, protected)
-    low, high = sorted((metric.worsening(behind.low, without.high), metric.worsening(behind.high, without.low)))
-    return Estimate(metric.worsening(behind.value, without.value), low, high, without.level, without.n)
+    spread = case.primary.spread(case.data.labels_array())
+    return two_way_loss(case.primary, protected.values, bare.values, spread, LEVEL, case.seed).whole
 
 
 def _per_chip(case: Case, sweep: Sweep) -> list[float]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import figure, gather, loss
+from hwbench.studies.sweep import figure, finite_rows, gather, loss
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -98,6 +98,7 @@ class NoiseStudy(Study):
                 setting,
                 f"mean loss of {metric.name} against the same build without noise",
             )
+            yield from finite_rows(self.name, case, sweep, golden, setting)
 
 
 def _variants(

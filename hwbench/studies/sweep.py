@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.npy import rows
+from hwbench.pairing import Figures, two_way_figure, two_way_loss
 from hwbench.stats import Estimate
 from hwbench.studies.base import LEVEL, Case
-from hwbench.studies.outputs import per_sample
+from hwbench.studies.outputs import per_sample, row
+from hwbench.table import Row, condition
 from hwbench.worker.protocol import JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -72,28 +75,36 @@ def _without_output(case: Case, golden: Array) -> Array:
 
 
 def figure(case: Case, sweep: Sweep) -> Estimate:
-    """The primary metric's mean over draws and inputs, with the interval of a bootstrap over both."""
-    if sweep.values is None:
-        raise ValueError("accuracy needs labels")
-    return _transformed(case, stats.two_way_bootstrap(sweep.values, LEVEL, case.seed))
+    """The primary metric over draws and inputs, with the interval of a bootstrap over both."""
+    return _figures(case, sweep).whole
 
 
 def loss(case: Case, sweep: Sweep, golden: Array) -> Estimate:
-    """How much worse than the same build without faults, with the interval of a bootstrap over draws and inputs.
+    """How much worse than the same build without faults, paired by input, with a bootstrap over draws and inputs."""
+    return _losses(case, sweep, golden).whole
 
-    Metrics that are a mean over inputs are compared input by input; others (RMSE, R²) by their interval against the golden
-    figure.
-    """
-    metric = case.primary
+
+def finite_rows(study: str, case: Case, sweep: Sweep, golden: Array, setting: str) -> Iterator[Row]:
+    """`figure` and `loss` over the finite outputs alone, where some outputs make the ones over all infinite."""
+    metric, at = case.primary, condition(**json.loads(setting), outputs="finite")
+    for name, found in ((metric.name, _figures(case, sweep)), ("accuracy_drop", _losses(case, sweep, golden))):
+        if found.finite is not None:
+            detail = f"without the {found.left_out} of {found.whole.n} outputs that are not finite: see due_rate"
+            yield row(study, name, found.finite, metric.unit, at, detail)
+
+
+def _figures(case: Case, sweep: Sweep) -> Figures:
     if sweep.values is None:
         raise ValueError("accuracy needs labels")
-    if metric.is_mean:
-        signed = golden - sweep.values if metric.higher_is_better else sweep.values - golden
-        return stats.two_way_bootstrap(signed, LEVEL, case.seed)
-    whole = metric.aggregate(golden, case.data.labels_array())
-    faulty = figure(case, sweep)
-    bounds = sorted(metric.worsening(whole, bound) for bound in (faulty.low, faulty.high))
-    return Estimate(metric.worsening(whole, faulty.value), bounds[0], bounds[1], faulty.level, faulty.n)
+    spread = case.primary.spread(case.data.labels_array())
+    return two_way_figure(case.primary, sweep.values, spread, LEVEL, case.seed)
+
+
+def _losses(case: Case, sweep: Sweep, golden: Array) -> Figures:
+    if sweep.values is None:
+        raise ValueError("accuracy needs labels")
+    spread = case.primary.spread(case.data.labels_array())
+    return two_way_loss(case.primary, golden, sweep.values, spread, LEVEL, case.seed)
 
 
 def rate(case: Case, flags: Array) -> Estimate:
@@ -103,15 +114,3 @@ def rate(case: Case, flags: Array) -> Estimate:
 
 def _stored(result: JobResult, name: str, n: int) -> Array:
     return rows(result.folder / f"{result.data['variants'][name]['arrays'][0]}.npy", 0, n)
-
-
-def _transformed(case: Case, mean: Estimate) -> Estimate:
-    """The metric as a function of the mean of its per-input values, which every metric here is, and a monotone one."""
-    metric = case.primary
-    if metric.is_mean:
-        return mean
-    labels = case.data.labels_array()
-    value, low, high = (
-        metric.aggregate(np.full(case.data.n, bound), labels) for bound in (mean.value, max(mean.low, 0.0), mean.high)
-    )
-    return Estimate(value, min(low, high), max(low, high), mean.level, mean.n)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from hwbench.studies.sweep import figure, gather, loss, rate
+from hwbench.metrics import MAE, R2, RMSE
+from hwbench.studies.sweep import figure, finite_rows, gather, loss, rate
 
 # The five best classes of the five inputs, best first; labels are 0 1 2 0 1.
 GOLDEN = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]], np.int32)
@@ -85,3 +88,51 @@ def test_a_cosine_without_an_output_is_zero(make_case, make_result):
     case = make_case(labels=labels, task="embedding")
     sweep = gather(case, make_result({"golden": labels, "refused": None}), ["refused"])
     assert figure(case, sweep).value == 0
+
+
+@pytest.mark.parametrize("metric", [RMSE, MAE, R2])
+def test_draws_that_change_nothing_cost_exactly_nothing(make_case, make_result, metric):
+    labels = np.random.default_rng(0).normal(size=5) * 100
+    case = replace(make_case(labels=labels, task="regression"), metrics=(metric,))
+    sweep = gather(case, make_result({"golden": labels + 0.25, "a": labels + 0.25, "b": labels + 0.25}), ["a", "b"])
+    golden = metric.per_sample(labels + 0.25, labels)
+    lost = loss(case, sweep, golden)
+    assert (lost.value, lost.low, lost.high) == (0, 0, 0)
+
+
+def test_a_root_mean_square_is_paired_by_input(make_case, make_result):
+    labels = np.array([0.0, 10, 20, 1000, 5])
+    golden = labels + np.array([1, 100, 3, 5000, 2])  # errors of very different sizes: unpaired, nothing can be seen
+    case = make_case(labels=labels, task="regression")
+    worse = {f"draw{place}": labels + (golden - labels) * 1.01 for place in range(6)}
+    sweep = gather(case, make_result({"golden": golden, **worse}), list(worse))
+    lost = loss(case, sweep, RMSE.per_sample(golden, labels))
+    assert lost.value == pytest.approx(0.01 * RMSE.aggregate(RMSE.per_sample(golden, labels)))
+    assert lost.low > 0
+
+
+@pytest.mark.parametrize("metric", [RMSE, MAE, R2])
+def test_an_infinite_output_has_the_figure_of_the_others_beside_it(make_case, make_result, metric):
+    labels = np.array([0.0, 1, 2, 3, 10])
+    case = replace(make_case(labels=labels, task="regression"), metrics=(metric,))
+    draws = dict.fromkeys("abcd", labels + 1)
+    draws["b"] = np.where(labels == 3, np.inf, labels + 1)
+    sweep = gather(case, make_result({"golden": labels, **draws}), list(draws))
+    golden = metric.per_sample(labels, labels)
+    lost, figures = loss(case, sweep, golden), {row.metric: row for row in finite_rows("s", case, sweep, golden, "{}")}
+    assert (lost.value, lost.low) == (np.inf, np.inf)  # it has been seen
+    assert abs(figure(case, sweep).value) == np.inf
+    assert set(figures) == {metric.name, "accuracy_drop"}
+    kept = np.delete(np.tile(labels, 4), 8)
+    without = metric.worsening(metric.aggregate(kept * 0, kept), metric.aggregate(kept * 0 + 1, kept))
+    assert figures["accuracy_drop"].value == pytest.approx(without, rel=0.05)
+    assert np.isfinite([figures["accuracy_drop"].ci_low, figures["accuracy_drop"].ci_high]).all()
+    assert figures["accuracy_drop"].condition == '{"outputs": "finite"}'
+    assert "without the 1 of 20 outputs" in figures["accuracy_drop"].detail
+
+
+def test_finite_outputs_need_no_companion(make_case, make_result):
+    labels = np.arange(5.0)
+    case = make_case(labels=labels, task="regression")
+    sweep = gather(case, make_result({"golden": labels, "a": labels + 1, "b": labels + 2}), ["a", "b"])
+    assert list(finite_rows("s", case, sweep, np.zeros(5), "{}")) == []
