@@ -63,6 +63,11 @@ def chosen_rows(path: Path, places: Array) -> Array:
     return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[places])
 
 
+def content_hash(array: Array) -> str:
+    """SHA-256 of an array's elements in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+
+
 class NpyWriter:
     """Writes an ``.npy`` file row block by row block, without knowing how many rows will come. A context manager.
 

@@ -9,6 +9,7 @@ import numpy as np
 from hwbench.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+TOP = 5
 
 
 def class_scores(outputs: Array) -> Array:
@@ -55,6 +56,13 @@ def topk(outputs: Array, k: int) -> Array:
     best = np.asarray(best, np.int32)
     if not whole:
         best[np.isnan(scores).any(axis=1)] = -1
+    return best
+
+
+def best_classes(outputs: Array) -> Array:
+    """The `TOP` best classes of each sample, as `topk` gives them; all -1 where an output is not finite."""
+    best = topk(outputs, TOP)
+    best[~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)] = -1
     return best
 
 

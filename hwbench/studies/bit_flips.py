@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, loss, rate
+from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, golden_of, loss, own_golden, rate
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -38,22 +38,26 @@ class BitFlipsStudy(Study):
     settings_type = BitFlipsSettings
 
     def plan(self, case: Case, settings: BitFlipsSettings) -> dict[str, Job]:
-        """One job: the golden run, then draw by draw every rate, lowest first."""
-        variants = dict(GOLDEN)
+        """The golden outputs; and a job that runs, draw by draw, every rate, lowest first."""
+        variants: dict[str, dict[str, Any]] = {}
         for draw in range(settings.draws):
             for ber in sorted(settings.rates):
                 variants[_variant(ber, draw)] = {"kind": "bit_errors", "seed": case.seed, "draw": draw, "rate": ber}
-        return {"flips": case.evaluation(variants, top=case.classifies)}
+        return {"golden": case.evaluation(GOLDEN), "flips": case.evaluation(variants, top=case.classifies)}
+
+    def extend(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the sweep's own session, where they are not the build's."""
+        return own_golden(case, results, "flips")
 
     def analyse(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows per rate, the tolerated rate, and a table with one line a draw and rate."""
-        result = results["flips"]
+        result, whole = results["flips"], golden_of(results, "flips")
         if not result.data.get("restored", True):  # absent where the worker died of the last fault, and memory with it
             return Analysis(
                 [self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")]
             )
         sweeps = {
-            ber: gather(case, result, [_variant(ber, draw) for draw in range(settings.draws)])
+            ber: gather(case, result, [_variant(ber, draw) for draw in range(settings.draws)], whole)
             for ber in sorted(settings.rates)
         }
         rows: list[Row] = []
@@ -62,7 +66,7 @@ class BitFlipsStudy(Study):
         if case.data.labels is None:
             rows.append(self.missing("unavailable", "the data have no labels"))
         else:
-            golden = per_sample(case, case.primary, result, "golden", top=case.classifies)
+            golden = per_sample(case, case.primary, whole, "golden")
             rows.extend(self._accuracy(case, settings, sweeps, golden))
         return Analysis(rows, parts={"draws": _draws(case, sweeps)})
 

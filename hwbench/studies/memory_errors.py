@@ -17,7 +17,7 @@ from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Study
 from hwbench.studies.bit_flips import DRAWS_SCHEMA
 from hwbench.studies.memory_errors_settings import MemoryErrorsSettings, Point, Stack
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, loss, rate
+from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, golden_of, loss, own_golden, rate
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -60,8 +60,8 @@ class MemoryErrorsStudy(Study):
     default = False
 
     def plan(self, case: Case, settings: MemoryErrorsSettings) -> dict[str, Job]:
-        """One job: the golden run, then chip by chip every point under every stack of protections."""
-        variants: dict[str, dict[str, Any]] = dict(GOLDEN)
+        """The golden outputs; and a job that runs, chip by chip, every point under every stack of protections."""
+        variants: dict[str, dict[str, Any]] = {}
         for chip in range(settings.chips):
             for point in settings.points:
                 for stack in settings.stacks:
@@ -74,7 +74,11 @@ class MemoryErrorsStudy(Study):
                         "protections": list(stack),
                         "uncorrectable": settings.uncorrectable,
                     }
-        return {"chips": case.evaluation(variants, top=case.classifies)}
+        return {"golden": case.evaluation(GOLDEN), "chips": case.evaluation(variants, top=case.classifies)}
+
+    def extend(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the session whose numbers change, where they are not the build's."""
+        return own_golden(case, results, "chips")
 
     def analyse(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows per point and stack of protections, and a table with one line a chip, point and stack."""
@@ -84,12 +88,12 @@ class MemoryErrorsStudy(Study):
                 [self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")]
             )
         labelled = case.data.labels is not None
-        golden = per_sample(case, case.primary, result, "golden", top=case.classifies) if labelled else None
+        golden = per_sample(case, case.primary, golden_of(results, "chips"), "golden") if labelled else None
         rows: list[Row] = []
         records: list[dict[str, Any]] = []
         overheads: dict[Stack, float] = {}
         for point in settings.points:
-            measured = [_measure(case, settings.chips, result, point, stack) for stack in settings.stacks]
+            measured = [_measure(case, settings.chips, results, point, stack) for stack in settings.stacks]
             for one in measured:
                 rows += [*_outcomes(case, one), *_memory(one)]
                 rows += [*_accuracy(case, one, golden), *_bought(case, measured[0], one)] if golden is not None else []
@@ -114,11 +118,11 @@ def _variant(chip: int, point: Point, stack: Stack) -> str:
     return "-".join([f"chip{chip}", *(f"{key}{value!r}" for key, value in point.setting.items()), *stack])
 
 
-def _measure(case: Case, chips: int, result: JobResult, point: Point, stack: Stack) -> _Measured:
+def _measure(case: Case, chips: int, results: Mapping[str, JobResult], point: Point, stack: Stack) -> _Measured:
     names = [_variant(chip, point, stack) for chip in range(chips)]
-    variants = result.data["variants"]
+    variants = results["chips"].data["variants"]
     reports = [variants[name]["memory"] for name in names if name in variants]
-    return _Measured(point, stack, gather(case, result, names), reports)
+    return _Measured(point, stack, gather(case, results["chips"], names, golden_of(results, "chips")), reports)
 
 
 def _outcomes(case: Case, one: _Measured) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import figure, finite_rows, gather, loss
+from hwbench.studies.sweep import figure, finite_rows, gather, golden_of, loss, own_golden
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -42,17 +42,23 @@ class NoiseStudy(Study):
     settings_type = NoiseSettings
 
     def plan(self, case: Case, settings: NoiseSettings) -> dict[str, Job]:
-        """One job for noise on inputs and one for noise on weights."""
+        """The golden outputs, one job for noise on inputs and one for noise on weights."""
         if case.data.labels is None:
             return {}
         weights = _variants(case, settings, (_WEIGHT,), settings.weight_sigmas)
-        jobs = {"weights": case.evaluation({**GOLDEN, **weights}, top=case.classifies)} if weights else {}
+        jobs = {"golden": case.evaluation(GOLDEN)}
+        if weights:
+            jobs["weights"] = case.evaluation(weights, top=case.classifies)
         inputs: dict[str, dict[str, Any]] = {}
         for kind, levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
             inputs |= _variants(case, settings, (kind,), levels)
         if inputs and _has_floating_input(case):
-            jobs["inputs"] = case.evaluation({**GOLDEN, **inputs}, top=case.classifies)
+            jobs["inputs"] = case.evaluation(inputs, top=case.classifies)
         return jobs
+
+    def extend(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the session whose weights change, where they are not the build's."""
+        return own_golden(case, results, "weights") if "weights" in results else {}
 
     def analyse(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> Analysis:
         """The primary metric and its loss at every setting."""
@@ -61,7 +67,7 @@ class NoiseStudy(Study):
         rows: list[Row] = []
         if "inputs" in results:
             for (kind, _, name), levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
-                rows.extend(self._rows(case, settings, results["inputs"], kind, name, levels))
+                rows.extend(self._rows(case, settings, results, "inputs", kind, name, levels))
         elif settings.snr_db or settings.impulse_rates:
             rows.append(
                 self.missing(
@@ -77,16 +83,23 @@ class NoiseStudy(Study):
                         )
                     ]
                 )
-            rows.extend(self._rows(case, settings, results["weights"], _WEIGHT[0], _WEIGHT[2], settings.weight_sigmas))
+            rows.extend(self._rows(case, settings, results, "weights", _WEIGHT[0], _WEIGHT[2], settings.weight_sigmas))
         return Analysis(rows)
 
     def _rows(
-        self, case: Case, settings: NoiseSettings, result: JobResult, kind: str, name: str, levels: tuple[float, ...]
+        self,
+        case: Case,
+        settings: NoiseSettings,
+        results: Mapping[str, JobResult],
+        label: str,
+        kind: str,
+        name: str,
+        levels: tuple[float, ...],
     ) -> Iterator[Row]:
-        metric = case.primary
-        golden = per_sample(case, metric, result, "golden", top=case.classifies)
+        metric, result, whole = case.primary, results[label], golden_of(results, label)
+        golden = per_sample(case, metric, whole, "golden")
         for level in levels:
-            sweep = gather(case, result, [f"{kind}-{level!r}-draw{draw}" for draw in range(settings.draws)])
+            sweep = gather(case, result, [f"{kind}-{level!r}-draw{draw}" for draw in range(settings.draws)], whole)
             setting = condition(**{name: level})
             yield row(self.name, metric.name, figure(case, sweep), metric.unit, setting)
             lost = loss(case, sweep, golden)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hwbench import stats
-from hwbench.npy import rows
+from hwbench.npy import content_hash, rows
 from hwbench.pairing import Figures, two_way_figure, two_way_loss
 from hwbench.stats import Estimate
-from hwbench.studies.base import LEVEL, Case
-from hwbench.studies.outputs import per_sample, row
+from hwbench.studies.base import GOLDEN, LEVEL, Case
+from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
-from hwbench.worker.protocol import JobResult
+from hwbench.topk import best_classes
+from hwbench.worker.protocol import Job, JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,10 +41,44 @@ class Sweep:
     n_faults: list[int | None]
 
 
-def gather(case: Case, result: JobResult, names: Sequence[str]) -> Sweep:
-    """Collect the variants ``names``, one a draw, of an evaluation that also has a golden variant."""
+def own_golden(case: Case, results: Mapping[str, JobResult], sweep: str) -> dict[str, Job]:
+    """The golden run of a sweep's own session, where that session does not give the build's golden output.
+
+    A runtime whose weights can be refitted may choose other kernels for that; most compile the build itself, so that the golden
+    outputs which all studies share are those of the sweep too.
+
+    Args:
+        case: The build and its data.
+        results: ``"golden"`` and the sweep; and this job, once it is done.
+        sweep: Label of the sweep's job.
+    """
+    label, result = f"{sweep}-golden", results[sweep]
+    if label in results or not result.ok or not results["golden"].ok or "first" not in result.data:
+        return {}
+    first = rows(_file(results["golden"], "golden"), 0, min(case.batch, case.data.n))
+    if content_hash(first) == result.data["first"][0]:
+        return {}
+    job = case.evaluation(GOLDEN)
+    return {label: replace(job, params={**job.params, "mutable": True})}
+
+
+def golden_of(results: Mapping[str, JobResult], sweep: str) -> JobResult:
+    """The golden outputs that a sweep compares with: its own, where `own_golden` asked for them, or the build's."""
+    return results.get(f"{sweep}-golden", results["golden"])
+
+
+def gather(case: Case, result: JobResult, names: Sequence[str], golden: JobResult | None = None) -> Sweep:
+    """Collect the variants of a sweep.
+
+    Args:
+        case: The build and its data.
+        result: The sweep.
+        names: Its variants, one a draw.
+        golden: The golden outputs in full; default: the sweep has a golden variant.
+    """
     n, top = case.data.n, case.classifies
-    golden = _stored(result, "golden", n)
+    whole = _stored(golden or result, "golden", n)
+    golden_output = best_classes(whole) if golden is not None and top else whole
     values = np.zeros((len(names), n)) if case.data.labels is not None else None
     changed = np.zeros((len(names), n), dtype=bool) if top else None
     due = np.zeros((len(names), n), dtype=bool)
@@ -53,14 +89,15 @@ def gather(case: Case, result: JobResult, names: Sequence[str]) -> Sweep:
         if record is None or "failed" in record:  # the worker died of it, or the runtime refused the faulty build
             due[draw] = True
             if values is not None:
-                values[draw] = _without_output(case, golden)
+                values[draw] = _without_output(case, golden_output)
             continue
-        output = _stored(result, name, n)
+        output = golden_output if record.get("golden") else _stored(result, name, n)
         due[draw] = (output[:, 0] == -1) if top else ~np.isfinite(output.reshape(n, -1)).all(axis=1)
         if changed is not None:
-            changed[draw] = (output[:, 0] != golden[:, 0]) & ~due[draw]
+            changed[draw] = (output[:, 0] != golden_output[:, 0]) & ~due[draw]
         if values is not None:
-            values[draw] = per_sample(case, case.primary, result, name, top=top)
+            labels = case.data.labels_array()
+            values[draw] = case.primary.from_topk(output, labels) if top else case.primary.per_sample(output, labels)
     return Sweep(values, changed, due, faults)
 
 
@@ -113,4 +150,8 @@ def rate(case: Case, flags: Array) -> Estimate:
 
 
 def _stored(result: JobResult, name: str, n: int) -> Array:
-    return rows(result.folder / f"{result.data['variants'][name]['arrays'][0]}.npy", 0, n)
+    return rows(_file(result, name), 0, n)
+
+
+def _file(result: JobResult, name: str) -> Path:
+    return result.folder / f"{result.data['variants'][name]['arrays'][0]}.npy"

@@ -41,16 +41,17 @@ def test_a_worker_that_died_in_the_golden_run_leaves_nothing_to_compare_with(mak
     study = studies.get("bit_flips")()
     settings = study.settings_type(rates=(0.1,), draws=2)
     done = {"draw0-ber0.1": np.zeros((5, 3), np.int32), "draw1-ber0.1": np.zeros((5, 3), np.int32)}
-    result = make_result(done, failed={"golden": ("timeout", "took longer than 60 s")})
-    (row,) = study.measure(make_case(), settings, {"flips": result}).rows
-    assert (row.status, row.detail) == ("timeout", "flips: took longer than 60 s")
+    golden = make_result({}, failed={"golden": ("timeout", "took longer than 60 s")})
+    (row,) = study.measure(make_case(), settings, {"golden": golden, "flips": make_result(done)}).rows
+    assert (row.status, row.detail) == ("timeout", "golden: took longer than 60 s")
 
 
 def test_a_worker_that_died_of_the_last_fault_leaves_every_other_figure(make_case, make_result):
     study, best = studies.get("bit_flips")(), np.array([[0], [1], [2], [0], [1]], np.int32)
     settings = study.settings_type(rates=(0.1,), draws=2)
-    result = make_result({"golden": best, "draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")})
-    analysis = study.measure(make_case(), settings, {"flips": result})
+    golden = make_result({"golden": np.eye(3)[best[:, 0]]})
+    flips = make_result({"draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")})
+    analysis = study.measure(make_case(), settings, {"golden": golden, "flips": flips})
     rows = {row.metric: row for row in analysis.rows if row.condition in ('{"ber": 0.1}', "{}")}
     assert rows["due_rate"].value == 0.5
     assert rows["top1"].value == 0.5
@@ -61,8 +62,9 @@ def test_a_worker_that_died_of_the_last_fault_leaves_every_other_figure(make_cas
 def test_a_golden_output_that_did_not_come_back_voids_the_study(make_case, make_result):
     study, best = studies.get("bit_flips")(), np.zeros((5, 1), np.int32)
     settings = study.settings_type(rates=(0.1,), draws=2)
-    variants = dict.fromkeys(("golden", "draw0-ber0.1", "draw1-ber0.1"), best)
-    (row,) = study.measure(make_case(), settings, {"flips": make_result(variants, data={"restored": False})}).rows
+    flips = make_result(dict.fromkeys(("draw0-ber0.1", "draw1-ber0.1"), best), data={"restored": False})
+    golden = make_result({"golden": np.eye(5, 3)})
+    (row,) = study.measure(make_case(), settings, {"golden": golden, "flips": flips}).rows
     assert row.status == "error"
     assert "not the same, bit for bit" in row.detail
 

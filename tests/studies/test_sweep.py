@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hwbench.metrics import MAE, R2, RMSE
-from hwbench.studies.sweep import figure, finite_rows, gather, loss, rate
+from hwbench.npy import content_hash
+from hwbench.studies.sweep import figure, finite_rows, gather, golden_of, loss, own_golden, rate
 
 # The five best classes of the five inputs, best first; labels are 0 1 2 0 1.
 GOLDEN = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]], np.int32)
@@ -136,3 +137,29 @@ def test_finite_outputs_need_no_companion(make_case, make_result):
     case = make_case(labels=labels, task="regression")
     sweep = gather(case, make_result({"golden": labels, "a": labels + 1, "b": labels + 2}), ["a", "b"])
     assert list(finite_rows("s", case, sweep, np.zeros(5), "{}")) == []
+
+
+def test_draws_compare_with_the_golden_outputs_that_all_studies_share(make_case, make_result):
+    scores = np.zeros((5, 3))
+    np.put_along_axis(scores, GOLDEN.astype(int), np.array([3.0, 2.0, 1.0]), axis=1)
+    within = gather(make_case(), make_result({"golden": GOLDEN, "a": with_best(0, 1, 2, 1, 0)}), ["a"])
+    alone = make_result({"a": with_best(0, 1, 2, 1, 0), "untouched": None})
+    alone.data["variants"]["untouched"] = {"n_faults": 0, "arrays": [], "golden": True}
+    case, shared = make_case(), make_result({"golden": scores})
+    sweep = gather(case, alone, ["a", "untouched"], shared)
+    np.testing.assert_array_equal(sweep.changed[:1], within.changed)
+    assert not sweep.changed[1].any()
+    assert sweep.values[1].tolist() == [1, 1, 1, 0, 1]
+
+
+def test_a_session_that_gives_other_golden_outputs_has_a_golden_run_of_its_own(make_case, make_result):
+    case, scores = make_case(), np.eye(5, 3)
+    golden = make_result({"golden": scores})
+    same = make_result({"a": GOLDEN}, data={"first": [content_hash(scores[: case.batch])]})
+    other = make_result({"a": GOLDEN}, data={"first": [content_hash(scores[: case.batch] + 1e-9)]})
+    assert own_golden(case, {"golden": golden, "flips": same}, "flips") == {}
+    (label, job), *none = own_golden(case, {"golden": golden, "flips": other}, "flips").items()
+    assert (none, job.params["mutable"], job.variants) == ([], True, ("golden",))
+    results = {"golden": golden, "flips": other, label: same}
+    assert own_golden(case, results, "flips") == {}
+    assert (golden_of(results, "flips"), golden_of({"golden": golden}, "flips")) == (same, golden)

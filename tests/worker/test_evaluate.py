@@ -9,6 +9,7 @@ from models import make_model, mlp, small_cnn, static_int8
 from onnx import helper
 from shared_run import bare_outputs
 
+from hwbench.npy import content_hash
 from hwbench.worker.protocol import PROGRESS_FILE, JobContext, Progress
 from hwbench.worker.tasks import evaluate
 
@@ -95,7 +96,7 @@ def test_faults_are_undone_and_the_golden_output_comes_back_bit_for_bit(evaluate
     faulty = {f"d{draw}": {"kind": "bit_errors", "seed": 1, "draw": draw, "rate": 0.01} for draw in range(3)}
     variants = {**GOLDEN, **faulty, "again": {"kind": "golden"}}
     returned, finished, array = evaluated(static_int8(small_cnn()), images, variants)
-    assert returned == {"restored": True}
+    assert returned == {"restored": True, "first": [content_hash(array("golden")[:4])]}
     np.testing.assert_array_equal(array("again"), array("golden"))
     assert all(finished[name]["n_faults"] > 0 for name in faulty)
     assert any(not np.array_equal(array(name), array("golden")) for name in faulty if "failed" not in finished[name])
@@ -106,6 +107,13 @@ def test_a_draw_without_a_fault_is_the_golden_run_and_costs_none(evaluated, imag
     _, finished, _ = evaluated(static_int8(small_cnn()), images, {**GOLDEN, **rates})
     assert [finished[name]["n_faults"] for name in rates] == [0, 0]
     assert {tuple(finished[name]["arrays"]) for name in ("golden", *rates)} == {tuple(finished["golden"]["arrays"])}
+
+
+def test_without_a_golden_variant_a_draw_without_a_fault_runs_nothing(evaluated, images):
+    _, finished, _ = evaluated(
+        static_int8(small_cnn()), images, {"r": {"kind": "bit_errors", "seed": 1, "draw": 0, "rate": 1e-12}}
+    )
+    assert finished["r"] == {"n_faults": 0, "arrays": [], "golden": True}
 
 
 def test_a_faulty_build_that_the_runtime_refuses_is_that_variants_outcome_alone(evaluated, images):
@@ -120,7 +128,7 @@ def test_a_faulty_build_that_the_runtime_refuses_is_that_variants_outcome_alone(
     assert finished["bad"]["arrays"] == []
     assert finished["bad"]["failed"].startswith("UnsupportedError: ")
     np.testing.assert_array_equal(array("after"), array("golden"))
-    assert returned == {"restored": True}
+    assert returned["restored"]
 
 
 def test_noise_on_inputs_does_not_depend_on_the_batch(evaluated, x):

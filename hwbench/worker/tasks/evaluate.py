@@ -13,12 +13,11 @@ import onnx
 
 from hwbench.backend import Array, Feeds, Session
 from hwbench.faults.cuts import GraphCutter
-from hwbench.npy import NpyWriter, rows
-from hwbench.topk import topk
+from hwbench.npy import NpyWriter, content_hash, rows
+from hwbench.topk import best_classes
 from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
 from hwbench.worker.protocol import JobContext
 
-TOP = 5
 # Inputs are read this many bytes at a time: enough to amortize the read, little enough to keep memory flat.
 _CHUNK_BYTES = 8 << 20
 
@@ -34,20 +33,23 @@ def run(job: JobContext) -> dict[str, Any]:
         outputs: Names of the tensors to keep: outputs, or with ``expose`` any tensors of the graph.
         keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
         variants: Variant name to what is perturbed (`hwbench.worker.perturb`).
+        mutable: Whether to compile as for variants that change stored numbers, even if there are none.
         upto: In place of ``outputs`` and ``variants``: variant name to the tensor at which the graph then ends. Every part is
             compiled alone: a runtime that must give a tensor away may not fuse what is around it.
 
     Returns:
-        ``restored``: whether the golden output recomputed at the end was the same, bit for bit (where stored numbers were
-        changed). Per variant: ``arrays``, one name per output; ``n_faults``; ``failed``, why, where the runtime refused the
-        faulty build or the memory stopped it; ``memory``, what the memory reports, under memory errors.
+        Where stored numbers are changed: ``restored``, whether the golden output recomputed at the end was the same, bit for
+        bit; ``first``, the hash of that output on the first batch, one per name in ``outputs``. Per variant: ``arrays``, one
+        name per output; ``n_faults``; ``golden``, true where nothing was changed, so that nothing was run; ``failed``, why,
+        where the runtime refused the faulty build or the memory stopped it; ``memory``, what the memory reports, under
+        memory errors.
     """
     if "upto" in job.params:
         return _run_parts(job)
     variants: Mapping[str, Mapping[str, Any]] = job.params["variants"]
     source = Path(job.params["model"])
     weights = None
-    if any(variant["kind"] in WEIGHT_KINDS for variant in variants.values()):
+    if job.params.get("mutable") or any(variant["kind"] in WEIGHT_KINDS for variant in variants.values()):
         weights = WeightPerturber.from_model(onnx.load(source))
     mutable = tuple(weights.tensors) if weights else ()
     model = _exposing(source, job.params["outputs"]) if job.params.get("expose") else source
@@ -56,7 +58,7 @@ def run(job: JobContext) -> dict[str, Any]:
         for name in job.variants:
             job.start(name)
             job.done(name, evaluation.variant(variants[name]))
-        return {"restored": evaluation.restored()} if weights else {}
+        return {"restored": evaluation.restored(), "first": evaluation.first()} if weights else {}
 
 
 def _run_parts(job: JobContext) -> dict[str, Any]:
@@ -104,6 +106,10 @@ class _Evaluation:
         again = [self._session.run(feeds)[output][:count] for output in self._outputs]
         return all(np.array_equal(a, b) for a, b in zip(self._golden, again, strict=True))
 
+    def first(self) -> list[str]:
+        """Hashes of the golden output on the first batch."""
+        return [content_hash(output) for output in self._golden]
+
     def _faulty(self, variant: Mapping[str, Any], weights: WeightPerturber) -> dict[str, Any]:
         changes = weights.changes(variant, self._max_rate)
         record: dict[str, Any] = {
@@ -117,6 +123,8 @@ class _Evaluation:
         same = (variant.get("draw", 0), changes.n_faults) if changes.n_faults else ()
         if same in self._known and (variant["kind"] == "bit_errors" or not same):
             return {**record, "arrays": self._known[same]}
+        if not same and variant["kind"] != "faults":
+            return {**record, "arrays": [], "golden": True}
         try:
             self._update(changes.tensors)
             arrays = self._run(variant)
@@ -136,7 +144,7 @@ class _Evaluation:
                 made = self._session.run(feeds)
                 # An inner tensor may be a single number, which has no first axis to cut.
                 values = [np.atleast_1d(made[name])[:count] for name in self._outputs]
-                values = [_top(value) for value in values] if top else values
+                values = [best_classes(value) for value in values] if top else values
                 if not writers:
                     writers = [
                         stack.enter_context(NpyWriter(self._job.folder, value.dtype, value.shape[1:]))
@@ -197,9 +205,3 @@ def _exposing(source: Path, names: list[str]) -> bytes:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     serialized: bytes = model.SerializeToString()
     return serialized
-
-
-def _top(output: Array) -> Array:
-    best = topk(output, TOP)
-    best[~np.isfinite(output.reshape(len(output), -1)).all(axis=1)] = -1
-    return best
