@@ -110,8 +110,12 @@ def random_words(purpose: str, seed: int, draw: int, name: str, block: int = 0) 
         name: The tensor's name.
         block: Where to start, in blocks of 4 words.
     """
+    return np.random.Philox(key=_key(purpose, seed, draw, name), counter=block)
+
+
+def _key(purpose: str, seed: int, draw: int, name: str) -> int:
     digest = hashlib.sha256(json.dumps([purpose, int(seed), int(draw), name]).encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=block)
+    return int.from_bytes(digest[:16], "little")
 
 
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -127,6 +131,10 @@ def error_bits(
     Every bit has one uniform number, which depends on seed, draw, tensor name and the bit's position alone; at error
     rate p the bits below p flip. So the error sets of one draw are nested in p and shared by all builds that store a
     tensor of that name.
+
+    Time and memory grow with the number of bits that fail, not with the number of bits: the range of uniform numbers is
+    cut into layers (`_EDGES`), and the bits of a layer are found by geometric gaps (Devroye 1986, "Non-uniform random
+    variate generation", section X.2). A bit's number is that of the lowest layer that hits it.
 
     Args:
         seed: The run's seed.
@@ -145,19 +153,48 @@ def error_bits(
     """
     if not 0 <= max_rate <= 1:
         raise InputError(f"a bit error rate lies in [0, 1], not {max_rate}")
-    # u < p for the exact u of each word, compared before words become floats: most never do.
-    limit = math.ceil(max_rate * 2.0**UNIFORM_BITS) << (64 - UNIFORM_BITS)
-    if limit == 0:
-        return np.empty(0, np.int64), np.empty(0)
-    largest = np.uint64(limit - 1)
-    stream = random_words("bit_errors", seed, draw, tensor_name)
-    positions, values = [np.empty(0, np.int64)], [np.empty(0)]
-    for start in range(0, n_bits, CHUNK):
-        words = stream.random_raw(min(CHUNK, n_bits - start))
-        hits = np.flatnonzero(words <= largest)
-        positions.append(hits + start)
-        values.append(uniforms(words[hits]))
-    return np.concatenate(positions), np.concatenate(values)
+    key = _key("bit_errors", seed, draw, tensor_name)
+    positions, values, low = np.empty(0, np.int64), np.empty(0), 0.0
+    for layer, high in enumerate(_EDGES):
+        if low >= max_rate or not n_bits:
+            break
+        hits, shares = _layer(key, layer, n_bits, (high - low) / (1 - low))
+        numbers = low + shares * (high - low)
+        positions = np.concatenate([positions, hits[numbers < max_rate]])
+        values = np.concatenate([values, numbers[numbers < max_rate]])
+        low = high
+    # The first occurrence is that of the lowest layer.
+    positions, first = np.unique(positions, return_index=True)
+    return positions, values[first]
+
+
+_EDGES = tuple(16.0**-power for power in range(7, -1, -1))
+"""Upper ends of the layers of uniform numbers, 4e-9 to 1."""
+
+
+def _layer(key: int, layer: int, n_bits: int, probability: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The bits that a layer hits, each with ``probability`` independently, ascending; and a uniform number for each."""
+    stream = np.random.Philox(key=key, counter=(layer + 1) << 128)
+    positions, shares, last = [], [], -1
+    while last < n_bits - 1:
+        block = min(CHUNK, math.ceil(1.1 * (n_bits - last) * probability) + 4)
+        words = stream.random_raw(2 * block).reshape(block, 2)
+        # A gap of more than all the bits is as good as any: it must not overflow.
+        steps = np.minimum(1 + _gaps(uniforms(words[:, 0]), probability), n_bits + 1)
+        hits = last + np.cumsum(steps.astype(np.int64))
+        inside = hits < n_bits
+        positions.append(hits[inside])
+        shares.append(uniforms(words[inside, 1]))
+        last = int(hits[-1])
+    return np.concatenate(positions), np.concatenate(shares)
+
+
+def _gaps(numbers: NDArray[np.float64], probability: float) -> NDArray[np.float64]:
+    """Bits that are passed over before the next hit: geometric, by inversion of uniform numbers in [0, 1)."""
+    if probability == 1:
+        return np.zeros(numbers.shape)
+    gaps: NDArray[np.float64] = np.floor(np.log1p(-numbers) / math.log1p(-probability))
+    return gaps
 
 
 def _unsigned(array: Array) -> Array:

@@ -100,17 +100,12 @@ class Chip:
             positions: Ascending, shape [k].
             critical: The bit error rate above which each fails, shape [k].
         """
-        stream = bits.random_words("bit_errors", self.seed, self.number, name)
-        positions, critical = [np.empty(0, np.int64)], [np.empty(0)]
-        for start in range(0, n_bits if max_rate else 0, bits.CHUNK):
-            uniforms = bits.uniforms(stream.random_raw(min(bits.CHUNK, n_bits - start)))
-            # The least any cell's rate is multiplied by to reach 1 leaves few to look at closely.
-            hits = np.flatnonzero(uniforms < self._largest(max_rate))
-            rates = self._critical(uniforms[hits], hits + (first + start), values)
-            fails = rates < max_rate
-            positions.append(hits[fails] + (first + start))
-            critical.append(rates[fails])
-        return np.concatenate(positions), np.concatenate(critical)
+        # The least any cell's rate is multiplied by to reach 1 leaves few to look at closely.
+        largest = min(self._largest(max_rate), 1.0) if max_rate else 0.0
+        hits, uniforms = bits.error_bits(self.seed, self.number, name, n_bits, largest)
+        critical = self._critical(uniforms, hits + first, values)
+        fails = critical < max_rate
+        return hits[fails] + first, critical[fails]
 
     def _largest(self, rate: float) -> float:
         """The largest failure probability of any cell at a bit error rate."""

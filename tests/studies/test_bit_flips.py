@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import polars as pl
 import pytest
+from error_bits import failing_bits
 from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_state
 from shared_run import DRAWS, RATES, RUN_HERE, SEED, SETTINGS, bare_outputs
@@ -15,19 +14,12 @@ from shared_run import DRAWS, RATES, RUN_HERE, SEED, SETTINGS, bare_outputs
 COLUMNS = {"draw", "rate", "chip", "seed", "n_faults", "n_inputs", "n_changed", "n_due", "top1"}
 
 
-def failing_bits(tensor: str, n_bits: int, draw: int, rate: float) -> list[int]:
-    """The bits of a tensor whose uniform number, the top 53 bits of its Philox word, is below the rate."""
-    digest = hashlib.sha256(json.dumps(["bit_errors", SEED, draw, tensor]).encode()).digest()
-    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n_bits)
-    return [bit for bit, word in enumerate(words.tolist()) if (word >> 11) / 2**53 < rate]
-
-
 def flipped_by_hand(path: Path, draw: int, rate: float) -> tuple[bytes, int]:
     """The file with its faults put into the raw bytes of its initializers, and how many there are."""
     model, count = onnx.load(path), 0
     for tensor in model.graph.initializer:
         content = bytearray(numpy_helper.to_array(tensor).tobytes())
-        for bit in failing_bits(tensor.name, 8 * len(content), draw, rate):
+        for bit in failing_bits(SEED, draw, tensor.name, 8 * len(content), rate):
             content[bit // 8] ^= 1 << bit % 8
             count += 1
         faulty = onnx.TensorProto(
@@ -82,7 +74,7 @@ def test_the_draws_table_has_one_line_a_draw_and_rate_and_faults_grow_with_the_r
 
 
 def test_error_sets_are_nested(shared):
-    bits = [set(failing_bits("any", 20_000, 0, rate)) for rate in RATES]
+    bits = [set(failing_bits(SEED, 0, "any", 20_000, rate)) for rate in RATES]
     assert bits[0] < bits[1] < bits[2]
 
 

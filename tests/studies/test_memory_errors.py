@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 import onnx
 import polars as pl
 import pytest
+from error_bits import failing_bits
 from onnx import numpy_helper
 from pydantic import ValidationError
 from shared_run import SharedRun, bare_outputs, some_digits
@@ -62,9 +62,7 @@ def draws(measured, **setting):
 
 
 def failing_cells(name, n_bits, chip, rate):
-    digest = hashlib.sha256(json.dumps(["bit_errors", SEED, chip, name]).encode()).digest()
-    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n_bits)
-    return np.flatnonzero((words >> np.uint64(11)) < rate * 2**53)
+    return np.array(failing_bits(SEED, chip, name, n_bits, rate), dtype=np.int64)
 
 
 def faulty_by_hand(path, chip, rate, *, protected):
