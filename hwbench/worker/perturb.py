@@ -17,6 +17,8 @@ kind                  setting    effect
 ``memory_errors`` also takes ``asymmetry`` and ``columns`` (`hwbench.faults.memory`), ``protections`` and ``uncorrectable``
 (`hwbench.faults.storage`). Its draw is a chip; with none of them its cells fail exactly as under ``bit_errors``.
 
+A variant that also has ``inputs`` runs on so many inputs (`hwbench.worker.inputs.chosen_inputs`).
+
 A random number belongs to (kind, seed, draw, tensor, position) alone: not to the setting, the build, the batch size or
 other tensors. So error sets are nested in the rate, and settings and builds compare on the same draw.
 """
@@ -49,8 +51,6 @@ RATE_KINDS = frozenset({"bit_errors", "memory_errors"})
 INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
 KINDS = WEIGHT_KINDS | INPUT_KINDS | {"golden"}
 
-# Words per block of the Philox generator: the granularity at which a stream can be entered.
-BLOCK = 4
 # Operators whose scales and zero points may have two or more dimensions, to the inputs that hold them.
 _QUANTIZATION_PARAMETERS = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "MatMulNBits": (2, 3)}
 
@@ -106,7 +106,7 @@ class WeightPerturber:
         Raises:
             InputError: The variant is malformed.
         """
-        match _kind(variant):
+        match checked_kind(variant):
             case "bit_errors":
                 return self._bit_errors(variant, max_rate)
             case "memory_errors":
@@ -119,8 +119,8 @@ class WeightPerturber:
                 return Changes()
 
     def _bit_errors(self, variant: Variant, max_rate: float) -> Changes:
-        rate = _number(variant, "rate", 0.0, 1.0)
-        self._draw_errors(*_draw(variant), max(rate, max_rate))
+        rate = checked_number(variant, "rate", 0.0, 1.0)
+        self._draw_errors(*checked_draw(variant), max(rate, max_rate))
         tensors, n_faults = {}, 0
         for name, (positions, uniforms) in self._errors.items():
             flipped = positions[uniforms < rate]
@@ -139,9 +139,9 @@ class WeightPerturber:
             self._cached = (seed, draw, rate)
 
     def _memory_errors(self, variant: Variant, max_rate: float) -> Changes:
-        rate = _number(variant, "rate", 0.0, MAX_RATE)
+        rate = checked_number(variant, "rate", 0.0, MAX_RATE)
         columns = variant.get("columns")
-        chip = Chip(*_draw(variant), variant.get("asymmetry", 0.0), Columns(**columns) if columns else None)
+        chip = Chip(*checked_draw(variant), variant.get("asymmetry", 0.0), Columns(**columns) if columns else None)
         how = variant.get("protections", ()), variant.get("uncorrectable", "zero")
         read = self._memory.read(chip, rate, *how, max_rate=min(max_rate, MAX_RATE))
         return Changes(read.tensors, read.n_faults, read.report, read.halted)
@@ -155,8 +155,8 @@ class WeightPerturber:
         return Changes(tensors, len(faults))
 
     def _weight_noise(self, variant: Variant) -> Changes:
-        sigma = _number(variant, "sigma", 0.0, math.inf)
-        seed, draw = _draw(variant)
+        sigma = checked_number(variant, "sigma", 0.0, math.inf)
+        seed, draw = checked_draw(variant)
         tensors, n_faults = {}, 0
         for name, n_bits in self.weights.items():
             tensor = self.tensors[name]
@@ -208,96 +208,7 @@ def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] 
     }
 
 
-class InputPerturber:
-    """Applies variants to batches of inputs.
-
-    The random field of the last draw is kept as far as it fits, so that going through a draw's settings costs one pass over
-    the random numbers.
-
-    Args:
-        budget: Bytes of random numbers to keep.
-    """
-
-    def __init__(self, budget: int = 32 << 20) -> None:
-        self._budget = budget
-        self._draw: tuple[Any, ...] = ()
-        self._fields: dict[tuple[Any, ...], Array] = {}
-        self._kept = 0
-
-    def perturbed(self, variant: Variant, name: str, batch: Array, first_index: int) -> Array:
-        """One input's batch as ``variant`` leaves it; integer inputs (ids, masks) stay as they are.
-
-        Gaussian noise has σ² = var(sample) / 10^(snr_db / 10), per sample and in the model's input domain, not clipped.
-        Impulse noise gives each element the sample's minimum or maximum, half each, with probability ``rate``.
-
-        Args:
-            variant: The JSON object described above.
-            name: The input's name.
-            batch: Consecutive samples, the first axis counting them.
-            first_index: The first sample's index in the whole data, so that noise does not depend on the batch size.
-
-        Returns:
-            An array of the same type and shape; ``batch`` itself where nothing changes.
-
-        Raises:
-            InputError: The variant is malformed.
-        """
-        kind = _kind(variant)
-        if kind not in INPUT_KINDS or not bits.is_floating(batch.dtype) or not batch.size:
-            return batch
-        samples = batch.reshape(len(batch), -1)
-        field = self._field(kind, *_draw(variant), name, samples.shape, first_index)
-        noisy = _gaussian(samples, field, variant) if kind == "gaussian_input" else _impulses(samples, field, variant)
-        with np.errstate(over="ignore"):  # noise is not clipped, so it may leave a narrow format's range
-            return noisy.astype(batch.dtype).reshape(batch.shape)
-
-    def _field(self, kind: str, seed: int, draw: int, name: str, shape: tuple[int, ...], first_index: int) -> Array:
-        if self._draw != (kind, seed, draw):
-            self._draw, self._fields, self._kept = (kind, seed, draw), {}, 0
-        place = (name, shape, first_index)
-        if place in self._fields:
-            return self._fields[place]
-        words = _sample_words(kind, seed, draw, name, shape, first_index)
-        field = _standard_normal(words) if kind == "gaussian_input" else words
-        if self._kept + field.nbytes <= self._budget:
-            self._fields[place] = field
-            self._kept += field.nbytes
-        return field
-
-
-def perturb_inputs(variant: Variant, name: str, batch: Array, first_index: int) -> Array:
-    """One variant applied to one batch; `InputPerturber` is for many."""
-    return InputPerturber().perturbed(variant, name, batch, first_index)
-
-
-def _gaussian(samples: Array, normals: NDArray[np.float64], variant: Variant) -> Array:
-    snr_db = _number(variant, "snr_db", -300.0, math.inf)
-    signal = samples.astype(np.float64)
-    sigma = signal.std(axis=1, keepdims=True) * 10 ** (-snr_db / 20)
-    noisy: Array = signal + sigma * normals[:, : samples.shape[1]]
-    return noisy
-
-
-def _impulses(samples: Array, words: NDArray[np.uint64], variant: Variant) -> Array:
-    rate = _number(variant, "rate", 0.0, 1.0)
-    words = words[:, : samples.shape[1]]
-    # The lowest bit takes no part in the uniform number, so it can choose between salt and pepper.
-    impulse = np.where(words & np.uint64(1), samples.max(axis=1, keepdims=True), samples.min(axis=1, keepdims=True))
-    noisy: Array = np.where(bits.uniforms(words) < rate, impulse, samples)
-    return noisy
-
-
-def _sample_words(
-    kind: str, seed: int, draw: int, name: str, shape: tuple[int, ...], first_index: int
-) -> NDArray[np.uint64]:
-    """Each sample's own words, shape [samples, features rounded up to whole blocks]."""
-    n_samples, n_features = shape
-    blocks = -(-n_features // BLOCK)
-    stream = bits.random_words(kind, seed, draw, name, block=first_index * blocks)
-    return stream.random_raw(n_samples * blocks * BLOCK).reshape(n_samples, blocks * BLOCK)
-
-
-def _standard_normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+def standard_normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Standard normal numbers, one for each word of an even last axis (Box and Muller, 1958)."""
     uniforms = bits.uniforms(words)
     radius = np.sqrt(-2 * np.log1p(-uniforms[..., 0::2]))
@@ -310,7 +221,7 @@ def _normal_field(stream: np.random.Philox, size: int) -> NDArray[np.float64]:
     normals = np.empty(size)
     for start in range(0, size, bits.CHUNK):
         part = normals[start : start + bits.CHUNK]
-        part[:] = _standard_normal(stream.random_raw(part.size + part.size % 2))[: part.size]
+        part[:] = standard_normal(stream.random_raw(part.size + part.size % 2))[: part.size]
     return normals
 
 
@@ -362,21 +273,24 @@ def _holds_weights(dtype: np.dtype[Any]) -> bool:
     return bits.is_floating(dtype) or (bits.is_integer(dtype) and bits.width(dtype) <= 8)
 
 
-def _kind(variant: Variant) -> str:
+def checked_kind(variant: Variant) -> str:
+    """A variant's kind; `UnknownNameError` where there is no such kind."""
     kind = str(variant.get("kind"))
     if kind not in KINDS:
         raise UnknownNameError("perturbation", kind, KINDS)
     return kind
 
 
-def _draw(variant: Variant) -> tuple[int, int]:
+def checked_draw(variant: Variant) -> tuple[int, int]:
+    """A variant's seed and draw; `InputError` where one is missing."""
     missing = [key for key in ("seed", "draw") if not isinstance(variant.get(key), int)]
     if missing:
         raise InputError(f"a {variant['kind']} variant needs a whole number as {missing[0]!r}: {dict(variant)}")
     return variant["seed"], variant["draw"]
 
 
-def _number(variant: Variant, key: str, low: float, high: float) -> float:
+def checked_number(variant: Variant, key: str, low: float, high: float) -> float:
+    """A number of a variant; `InputError` unless it is in [low, high]."""
     value = variant.get(key)
     if not isinstance(value, int | float) or not low <= value <= high:
         raise InputError(f"a {variant['kind']} variant needs a number in [{low}, {high}] as {key!r}: {dict(variant)}")

@@ -10,6 +10,7 @@ from onnx import helper
 from shared_run import bare_outputs
 
 from hwbench.npy import content_hash
+from hwbench.worker.inputs import chosen_inputs
 from hwbench.worker.protocol import PROGRESS_FILE, JobContext, Progress
 from hwbench.worker.tasks import evaluate
 
@@ -143,3 +144,14 @@ def test_each_variant_is_recorded_as_it_is_done(evaluated, x, tmp_path):
     evaluated(mlp(), x, {**GOLDEN, **noise})
     lines = [json.loads(line) for line in (tmp_path / "job0" / PROGRESS_FILE).read_text().splitlines() if line]
     assert [next(iter(line)) for line in lines] == ["start", "done", "start", "done"]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 8 << 20])
+@pytest.mark.parametrize("kind", ["bit_errors", "gaussian_input"])
+def test_a_draw_over_some_inputs_gives_what_it_gives_for_them_over_all(evaluated, x, monkeypatch, kind, chunk_bytes):
+    monkeypatch.setattr(evaluate, "_CHUNK_BYTES", chunk_bytes)
+    draw = {"kind": kind, "seed": 1, "draw": 2, "rate": 1e-3, "snr_db": 10}
+    _, _, array = evaluated(mlp(), x, {"all": draw, "some": {**draw, "draw": 2, "inputs": 4}})
+    chosen = chosen_inputs(1, 2, len(x), 4)
+    assert array("some").shape == (4, 10)
+    np.testing.assert_allclose(array("some"), array("all")[chosen], atol=1e-5)

@@ -12,7 +12,8 @@ from scipy import stats
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.faults import bits
 from hwbench.worker import perturb
-from hwbench.worker.perturb import WeightPerturber, initializer_changes, perturb_inputs
+from hwbench.worker.inputs import InputPerturber, chosen_inputs, perturb_inputs
+from hwbench.worker.perturb import WeightPerturber, initializer_changes
 
 
 def variant(kind, seed=0, draw=0, **settings):
@@ -389,6 +390,28 @@ def test_a_seed_gives_the_same_perturbation_in_every_version():
     np.testing.assert_allclose(
         gaussian[0, :3], [-0.015350437723100185, 0.005386183504015207, 0.054352156817913055], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", ["gaussian_input", "impulse_input"])
+def test_noise_belongs_to_the_input_whichever_others_are_chosen(kind):
+    asked = variant(kind, snr_db=10, rate=0.3)
+    batch = np.random.default_rng(0).random((20, 2, 3)).astype(np.float32)
+    whole = perturb_inputs(asked, "x", batch, 0)
+    chosen = np.array([1, 2, 3, 9, 15, 16])
+    some = InputPerturber().perturbed(asked, "x", batch[chosen], chosen)
+    assert np.array_equal(some, whole[chosen])
+
+
+def test_every_input_is_as_likely_to_be_chosen():
+    counts = np.zeros(12)
+    for draw in range(3000):
+        chosen = chosen_inputs(1, draw, 12, 5)
+        assert len(set(chosen.tolist())) == 5
+        assert (np.diff(chosen) > 0).all()
+        counts[chosen] += 1
+    assert stats.chisquare(counts).pvalue > 1e-4
+    assert chosen_inputs(1, 0, 12, None).tolist() == chosen_inputs(1, 0, 12, 12).tolist() == list(range(12))
+    assert chosen_inputs(1, 0, 12, 5).tolist() != chosen_inputs(2, 0, 12, 5).tolist()
 
 
 def test_the_model_is_read_without_changing_it(quantized_model):

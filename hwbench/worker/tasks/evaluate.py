@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import onnx
 
 from hwbench.backend import Array, Feeds, Session
 from hwbench.faults.cuts import GraphCutter
-from hwbench.npy import NpyWriter, content_hash, rows
+from hwbench.npy import NpyWriter, chosen_rows, content_hash, rows
 from hwbench.topk import best_classes
-from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, InputPerturber, WeightPerturber
+from hwbench.worker.inputs import InputPerturber, chosen_inputs
+from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, WeightPerturber
 from hwbench.worker.protocol import JobContext
 
 # Inputs are read this many bytes at a time: enough to amortize the read, little enough to keep memory flat.
@@ -32,7 +34,8 @@ def run(job: JobContext) -> dict[str, Any]:
         batch: Inputs per run; the last batch is filled up by repeating its last input.
         outputs: Names of the tensors to keep: outputs, or with ``expose`` any tensors of the graph.
         keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
-        variants: Variant name to what is perturbed (`hwbench.worker.perturb`).
+        variants: Variant name to what is perturbed (`hwbench.worker.perturb`). It runs on all inputs, or with ``inputs`` on
+            so many, chosen by its seed and draw (`hwbench.worker.inputs.chosen_inputs`).
         mutable: Whether to compile as for variants that change stored numbers, even if there are none.
         upto: In place of ``outputs`` and ``variants``: variant name to the tensor at which the graph then ends. Every part is
             compiled alone: a runtime that must give a tensor away may not fuse what is around it.
@@ -120,7 +123,7 @@ class _Evaluation:
             return {**record, "arrays": [], "failed": "the memory reported an error that it could not correct"}
         # Error sets of a draw are nested, so an equal number of faults is the same set and gives the same outputs. What a
         # protection leaves of them is not nested, but none is none.
-        same = (variant.get("draw", 0), changes.n_faults) if changes.n_faults else ()
+        same = (variant.get("draw", 0), variant.get("inputs", 0), changes.n_faults) if changes.n_faults else ()
         if same in self._known and (variant["kind"] == "bit_errors" or not same):
             return {**record, "arrays": self._known[same]}
         if not same and variant["kind"] != "faults":
@@ -167,14 +170,13 @@ class _Evaluation:
         self._changed = set(tensors)
 
     def _batches(self, variant: Mapping[str, Any]) -> Iterator[tuple[Feeds, int]]:
-        for first, chunk in self._chunks():
-            size = len(next(iter(chunk.values())))
-            for start in range(0, size, self._batch):
-                count = min(self._batch, size - start)
+        for indices, chunk in self._chosen(variant):
+            for start in range(0, len(indices), self._batch):
+                count = min(self._batch, len(indices) - start)
                 feeds = {name: value[start : start + count] for name, value in chunk.items()}
                 if variant["kind"] in INPUT_KINDS:
                     feeds = {
-                        name: self._inputs.perturbed(variant, name, value, first + start)
+                        name: self._inputs.perturbed(variant, name, value, indices[start : start + count])
                         for name, value in feeds.items()
                     }
                 if count < self._batch:
@@ -184,16 +186,35 @@ class _Evaluation:
                     }
                 yield feeds, count
 
+    def _chosen(self, variant: Mapping[str, Any]) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """The inputs that a variant runs on, with their indices in the data, some whole batches at a time."""
+        if "inputs" not in variant:
+            for first, chunk in self._chunks():
+                yield np.arange(first, first + len(next(iter(chunk.values())))), chunk
+            return
+        indices = chosen_inputs(variant["seed"], variant["draw"], self._n, variant["inputs"])
+        if self._step >= self._n:
+            ((_, whole),) = self._chunks()
+            yield indices, {name: value[indices] for name, value in whole.items()}
+            return
+        for start in range(0, len(indices), self._step):
+            part = indices[start : start + self._step]
+            yield part, {name: chosen_rows(file, part) for name, file in self._files.items()}
+
+    @cached_property
+    def _step(self) -> int:
+        """Inputs in a chunk: whole batches, about `_CHUNK_BYTES`."""
+        sample = sum(rows(file, 0, 1).nbytes for file in self._files.values())
+        return max(1, _CHUNK_BYTES // (sample * self._batch)) * self._batch
+
     def _chunks(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Whole batches of inputs, about `_CHUNK_BYTES` at a time; inputs that fit into one chunk are read once."""
+        """All inputs, a chunk at a time; inputs that fit into one chunk are read once."""
         if self._chunk is not None:
             yield self._chunk
             return
-        sample = sum(rows(file, 0, 1).nbytes for file in self._files.values())
-        step = max(1, _CHUNK_BYTES // (sample * self._batch)) * self._batch
-        for first in range(0, self._n, step):
-            chunk = {name: rows(file, first, min(first + step, self._n)) for name, file in self._files.items()}
-            if step >= self._n:
+        for first in range(0, self._n, self._step):
+            chunk = {name: rows(file, first, min(first + self._step, self._n)) for name, file in self._files.items()}
+            if self._step >= self._n:
                 self._chunk = (first, chunk)
             yield first, chunk
 
