@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln, xlogy
 
 from hwbench import stats
 
@@ -33,19 +34,33 @@ def within(estimate, low, high):
 
 
 @pytest.mark.parametrize(
-    ("k", "n", "wilson", "exact"),
-    [  # Newcombe (1998), "Two-sided confidence intervals for the single proportion", Table I, methods 3 and 5
-        (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)),
-        (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
-        (0, 20, (0.0, 0.1611), (0.0, 0.1684)),
-        (1, 29, (0.0061, 0.1718), (0.0009, 0.1776)),
+    ("k", "n", "bounds"),
+    [  # Newcombe (1998), "Two-sided confidence intervals for the single proportion", Table I, method 5
+        (81, 263, (0.2527, 0.3676)),
+        (15, 148, (0.0578, 0.1617)),
+        (0, 20, (0.0, 0.1684)),
+        (1, 29, (0.0009, 0.1776)),
     ],
 )
-def test_proportion_published_examples(k, n, wilson, exact):
-    score, clopper = stats.proportion(k, n), stats.clopper_pearson(k, n)
-    assert (score.low, score.high) == pytest.approx(wilson, abs=5e-5)
-    assert (clopper.low, clopper.high) == pytest.approx(exact, abs=5e-5)
-    assert (score.value, score.n, score.level) == (k / n, n, 0.95)
+def test_proportion_published_examples(k, n, bounds):
+    exact = stats.proportion(k, n)
+    assert (exact.low, exact.high) == pytest.approx(bounds, abs=5e-5)
+    assert (exact.value, exact.n, exact.level) == (k / n, n, 0.95)
+
+
+def test_proportion_covers_at_its_level_whatever_the_proportion():
+    p = np.unique(
+        np.concatenate([np.linspace(0, 1, 301), np.geomspace(1e-5, 0.5, 150), 1 - np.geomspace(1e-5, 0.5, 150)])
+    )
+    for n in range(5, 201):
+        k = np.arange(n + 1)
+        bounds = np.array([(e.low, e.high) for e in (stats.proportion(int(count), n) for count in k)])
+        missed = {
+            "below": (p[:, None] < bounds[:, 0] - 1e-12) * scipy.stats.binom.pmf(k, n, p[:, None]),
+            "above": (p[:, None] > bounds[:, 1] + 1e-12) * scipy.stats.binom.pmf(k, n, p[:, None]),
+        }
+        for side in missed.values():
+            assert side.sum(axis=1).max() <= 0.025 + 1e-9, n
 
 
 @pytest.mark.parametrize("n", [1, 20, 10_000])
@@ -59,14 +74,14 @@ def test_exact_upper_without_events_has_its_closed_form(n):
 @given(st.integers(1, 200), st.data(), levels)
 def test_proportion_intervals_invariants(n, data, level):
     k = data.draw(st.integers(0, n))
-    for interval in (stats.proportion, stats.clopper_pearson, stats.exact_upper):
+    for interval in (stats.proportion, stats.exact_upper):
         estimate = interval(k, n, level)
         wider = interval(k, n, (1 + level) / 2)
         assert within(estimate, 0, 1)
         assert wider.low <= estimate.low <= estimate.high <= wider.high
     mirrored = stats.proportion(n - k, n, level)
     assert stats.proportion(k, n, level).high == pytest.approx(1 - mirrored.low, abs=1e-12)
-    assert stats.exact_upper(k, n, level).high <= stats.clopper_pearson(k, n, level).high
+    assert stats.exact_upper(k, n, level).high <= stats.proportion(k, n, level).high
 
 
 @pytest.mark.parametrize("arguments", [(0, 0), (3, 2), (-1, 5), (1, 2, 1.0), (1, 2, 95)])
@@ -87,93 +102,96 @@ def test_proportion_refuses_impossible_arguments(arguments):
         ((1, 1, 7, 12), 0.95, -0.517, -0.026),  # Fagerland, Lydersen and Laake (2014), Table V
     ],
 )
-def test_paired_difference_published_examples(cells, level, low, high):
+def test_paired_difference_holds_published_score_intervals(cells, level, low, high):
     estimate = stats.paired_difference(*pair(*cells), level)
-    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5.1e-4)
+    assert estimate.low <= low + 5e-4
+    assert high - 5e-4 <= estimate.high
+    assert estimate.high - estimate.low <= 1.2 * (high - low)
 
 
-@pytest.mark.parametrize(
-    ("cells", "low", "high"),
-    [
-        ((36, 12, 2, 0), 0.0569, 0.3404),  # Newcombe (1998)
-        ((1, 1, 7, 12), -0.507, -0.026),  # Fagerland, Lydersen and Laake (2014), Table V
-    ],
-)
-def test_newcombe_published_examples(cells, low, high):
-    estimate = stats.newcombe_paired(*pair(*cells))
-    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5.1e-4)
-
-
-def test_both_score_intervals_agree_with_wald_on_a_large_table():
+def test_paired_difference_agrees_with_wald_on_a_large_table():
     cells = (794, 150, 86, 570)  # Agresti (1990), approval ratings; Wald: 0.04 +- 1.96 * 0.0095
     n = sum(cells)
     error = math.sqrt((150 + 86) / n - 0.04**2) / math.sqrt(n)
-    for interval in (stats.paired_difference, stats.newcombe_paired):
-        estimate = interval(*pair(*cells))
-        assert estimate.value == pytest.approx(0.04)
-        assert (estimate.low, estimate.high) == pytest.approx((0.04 - 1.96 * error, 0.04 + 1.96 * error), abs=4e-4)
+    estimate = stats.paired_difference(*pair(*cells))
+    assert estimate.value == pytest.approx(0.04)
+    assert (estimate.low, estimate.high) == pytest.approx((0.04 - 1.96 * error, 0.04 + 1.96 * error), abs=1.5e-3)
 
 
 @quick
 @given(tables, levels)
 def test_paired_difference_invariants(cells, level):
     a, b = pair(*cells)
-    for interval in (stats.paired_difference, stats.newcombe_paired):
-        estimate, swapped, wider = interval(a, b, level), interval(b, a, level), interval(a, b, (1 + level) / 2)
-        assert within(estimate, -1, 1)
-        assert estimate.value == pytest.approx(a.mean() - b.mean())
-        assert (estimate.low, estimate.high) == pytest.approx((-swapped.high, -swapped.low), abs=1e-9)
-        assert wider.low <= estimate.low + 1e-9
-        assert estimate.high <= wider.high + 1e-9
+    of = stats.paired_difference
+    estimate, swapped, wider = of(a, b, level), of(b, a, level), of(a, b, (1 + level) / 2)
+    assert within(estimate, -1, 1)
+    assert estimate.value == pytest.approx(a.mean() - b.mean())
+    assert (estimate.low, estimate.high) == pytest.approx((-swapped.high, -swapped.low), abs=1e-9)
+    assert wider.low <= estimate.low + 1e-9
+    assert estimate.high <= wider.high + 1e-9
 
 
 @quick
 @given(tables, levels)
-def test_tango_excludes_zero_exactly_where_mcnemars_score_test_rejects(cells, level):
+def test_paired_difference_excludes_zero_only_where_mcnemars_score_test_rejects(cells, level):
     _, x, y, _ = cells
     estimate = stats.paired_difference(*pair(*cells), level)
     z = scipy.stats.norm.ppf((1 + level) / 2)
     statistic = abs(x - y) / math.sqrt(x + y) if x + y else 0.0
-    if abs(statistic - z) > 1e-6:
-        assert (estimate.low > 0 or estimate.high < 0) == (statistic > z)
+    assert statistic > z - 1e-6 or estimate.low <= 0 <= estimate.high
 
 
 @pytest.mark.parametrize("n", [1, 2, 30, 50_000])
-def test_tango_has_a_width_where_no_pair_disagrees(n):
+def test_paired_difference_has_a_width_where_no_pair_disagrees(n):
     same = np.ones(n, bool)
     estimate = stats.paired_difference(same, same)
-    z2 = scipy.stats.norm.ppf(0.975) ** 2
-    assert (estimate.low, estimate.high) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)))
+    assert estimate.high == -estimate.low
+    assert estimate.high >= stats.exact_upper(0, n, 0.95).high  # more than what may have gone unseen on one side
     opposite = stats.paired_difference(same, ~same)
-    assert (opposite.low, opposite.high) == pytest.approx(((n - z2) / (n + z2), 1.0))
+    assert opposite.high == 1.0
+    assert opposite.low == pytest.approx(1 - estimate.high * 2, abs=0.6 / math.sqrt(n))
 
 
-@pytest.mark.parametrize(("n", "only_a", "only_b"), [(30, 0.2, 0.1), (50, 0.1, 0.1), (60, 0.05, 0.15)])
-def test_tango_covers_at_its_level(n, only_a, only_b):
-    covered = 0.0
-    cells = scipy.stats.multinomial(n, [1 - only_a - only_b, only_a, only_b])
-    for x, y in itertools.product(range(n + 1), repeat=2):
-        probability = cells.pmf([n - x - y, x, y])  # 0 where x + y > n
-        if probability > 1e-6:
-            estimate = stats.paired_difference(*pair(n - x - y, x, y, 0))
-            covered += probability * (estimate.low <= only_a - only_b <= estimate.high)
-    assert 0.94 <= covered <= 0.97
-
-
-def test_mcnemar_is_the_binomial_test_of_disagreeing_pairs():
-    assert stats.mcnemar_exact(*pair(10, 1, 7, 20)) == pytest.approx(2 * (1 + 8) / 2**8)
-    assert stats.mcnemar_exact(*pair(10, 7, 1, 20)) == pytest.approx(2 * (1 + 8) / 2**8)
-    assert stats.mcnemar_exact(*pair(10, 0, 0, 20)) == 1.0
-    assert stats.mcnemar_exact(*pair(0, 5, 5, 0)) == 1.0
+def every_bound(n, most):
+    """The interval of every pair of counts up to ``most``: arrays [most + 1, most + 1]."""
+    low, high = np.full((2, most + 1, most + 1), np.nan)
+    for x, y in itertools.product(range(most + 1), repeat=2):
+        if x + y <= n:
+            low[x, y], high[x, y] = stats.discordant_bounds(x, y, n)
+    return low, high
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [([1, 0], [0, 1]), ([], []), ([True], [True, False]), ([[True]], [[True]]), ([0.5], [1.0])]
+    ("n", "most"), [*((n, n) for n in (5, 7, 9, 10, 11, 12, 15, 20, 40)), (100, 32), (200, 32), (300, 32)]
 )
-def test_paired_proportions_refuse_what_is_not_paired_bools(a, b):
-    for function in (stats.paired_difference, stats.newcombe_paired, stats.mcnemar_exact):
-        with pytest.raises(ValueError, match=r"bool array|one value per input"):
-            function(a, b)
+def test_paired_difference_covers_at_its_level_by_enumeration(n, most):
+    low, high = every_bound(n, most)
+    x, y = np.meshgrid(np.arange(most + 1), np.arange(most + 1), indexing="ij")
+    neither = np.maximum(n - x - y, 0)
+    ways = gammaln(n + 1) - gammaln(x + 1) - gammaln(y + 1) - gammaln(neither + 1) - np.where(x + y > n, np.inf, 0)
+    few = [mean / n for mean in (0, 0.1, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10)]
+    shares = few if most < n else [*few, *np.linspace(0.05, 0.99, 20)]
+    for only_a, only_b in itertools.product(shares, repeat=2):
+        if only_b <= only_a and only_a + only_b <= 1:
+            mass = np.exp(ways + xlogy(x, only_a) + xlogy(y, only_b) + xlogy(neither, max(0, 1 - only_a - only_b)))
+            difference = only_a - only_b
+            inside = (low - 1e-9 <= difference) & (difference <= high + 1e-9)
+            assert mass[inside].sum() + 1 - mass.sum() >= 0.95, (n, only_a, only_b)
+
+
+# Inputs that decide
+
+
+def test_as_many_inputs_decide_as_the_interval_itself_says():
+    def unchanged(n):
+        return stats.discordant_bounds(0, 0, n)
+
+    needed = stats.inputs_to_decide(unchanged, 0.01, 300)
+    assert 300 < needed < 500
+    assert unchanged(needed)[1] <= 0.01 < unchanged(int(needed * 0.98))[1]
+    assert stats.inputs_to_decide(unchanged, 0.02, 300) == 300
+    assert stats.inputs_to_decide(stats.shrinking(0.5, 0.4, 0.7, 100), 0.6, 100) == pytest.approx(400, rel=0.01)
+    assert stats.inputs_to_decide(stats.shrinking(0.5, 0.4, 0.7, 100), 0.5, 100) is None
 
 
 # Quantiles

@@ -1,11 +1,12 @@
 """Statistics: figures with their intervals, and what may be concluded from them.
 
-    proportions   one proportion: Wilson, Clopper-Pearson, a one-sided upper bound
-    paired        two proportions on the same inputs: Tango, Newcombe, McNemar
+    proportions   one proportion: Clopper-Pearson, a one-sided upper bound
+    paired        two proportions on the same inputs: their difference, McNemar
     resampling    means and any other statistic: bootstrap
     two_way       means over draws x inputs, and functions of them: pigeonhole bootstrap
     quantiles     order-statistic intervals of quantiles
     timing        ratios of timings, and whether timings are stable
+    needed        inputs that an inconclusive figure needs
     multiplicity  p-values adjusted for how many there are
 
 All functions are pure and deterministic in their seed. An interval's bound that the data cannot support is infinite.
@@ -14,8 +15,9 @@ SciPy's parts are loaded on first use, so that importing this package costs no m
 
 from hwbench.stats.estimate import Estimate
 from hwbench.stats.multiplicity import holm
-from hwbench.stats.paired import mcnemar_exact, newcombe_paired, paired_difference
-from hwbench.stats.proportions import clopper_pearson, exact_upper, proportion
+from hwbench.stats.needed import inputs_to_decide, shrinking
+from hwbench.stats.paired import discordant_bounds, mcnemar_exact, paired_difference
+from hwbench.stats.proportions import exact_upper, proportion
 from hwbench.stats.quantiles import minimum_samples, quantile
 from hwbench.stats.resampling import bootstrap_statistic, mean_interval, paired_mean_difference
 from hwbench.stats.timing import log_ratio, ratio_of_means, stability
@@ -24,19 +26,20 @@ from hwbench.stats.two_way import two_way_bootstrap, two_way_statistic
 __all__ = [
     "Estimate",
     "bootstrap_statistic",
-    "clopper_pearson",
+    "discordant_bounds",
     "exact_upper",
     "holm",
+    "inputs_to_decide",
     "log_ratio",
     "mcnemar_exact",
     "mean_interval",
     "minimum_samples",
-    "newcombe_paired",
     "paired_difference",
     "paired_mean_difference",
     "proportion",
     "quantile",
     "ratio_of_means",
+    "shrinking",
     "stability",
     "two_way_bootstrap",
     "two_way_statistic",

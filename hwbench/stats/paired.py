@@ -10,7 +10,10 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from hwbench.stats.estimate import Estimate, check_level, enclosing
-from hwbench.stats.proportions import proportion
+from hwbench.stats.proportions import exact_bounds
+
+_BONFERRONI_BELOW = 10
+"""Inputs from which on `discordant_bounds` needs no Bonferroni correction, by exact enumeration."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,7 @@ class _Table:
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Difference mean(a) - mean(b) of two paired proportions with Tango's score interval.
-
-    The bounds are the two δ at which (x - y - nδ) / sqrt(n(2q + δ(1-δ))) = ±z, where x and y count the inputs on which
-    only a and only b hold, z is the normal quantile, and q, the probability of y's cell, is its maximum-likelihood
-    estimate under δ: q = (sqrt(B² - 4AC) - B) / 2A with A = 2n, B = (2n - x + y)δ - x - y, C = -yδ(1-δ). Tango (1998),
-    "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
-    Statistics in Medicine 17, 891-908. At δ = 0 the statistic is McNemar's. Unlike a Wald interval it has a width where
-    no pair disagrees: ±z²/(n + z²).
+    """Difference mean(a) - mean(b) of two paired proportions with the interval of `discordant_bounds`.
 
     Args:
         a: Bool array [inputs], e.g. "correct" under one build.
@@ -51,31 +47,41 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estima
     """
     check_level(level)
     table = _count(a, b)
-    z = _normal_quantile(level)
-    low = _tango_low(table.only_a, table.only_b, table.n, z)
-    high = -_tango_low(table.only_b, table.only_a, table.n, z)
+    low, high = discordant_bounds(table.only_a, table.only_b, table.n, level)
     return enclosing(table.difference, low, high, level, table.n)
 
 
-def newcombe_paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Estimate:
-    """Difference mean(a) - mean(b) of two paired proportions with Newcombe's hybrid score interval (his method 10).
+def discordant_bounds(only_a: float, only_b: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Bounds of the difference of two paired proportions, from the counts of inputs on which only one of them holds.
 
-    With Wilson's intervals (l, u) of both proportions and φ their correlation in the 2x2 table, its numerator corrected
-    for continuity where positive: low = d - sqrt((pa-la)² - 2φ(pa-la)(ub-pb) + (ub-pb)²), high alike with the roles
-    swapped. Newcombe (1998), "Improved confidence intervals for the difference between binomial proportions based on
-    paired data", Statistics in Medicine 17, 2635-2650. Arguments and errors as in `paired_difference`.
+    The wider, bound by bound, of two intervals:
+
+    - Tango's score interval: the two δ at which (x - y - nδ) / sqrt(n(2q + δ(1-δ))) = ±z, where x and y are the counts,
+      z is the normal quantile, and q, the probability of y's cell, is its maximum-likelihood estimate under δ:
+      q = (sqrt(B² - 4AC) - B) / 2A with A = 2n, B = (2n - x + y)δ - x - y, C = -yδ(1-δ). Tango (1998), "Equivalence test
+      and confidence interval for the difference in proportions for the paired-sample design", Statistics in Medicine 17.
+    - The exact intervals (l, u) of both cells' probabilities combined for their difference: low = d - sqrt((x/n-l)² -
+      2ρ(x/n-l)(u-y/n) + (u-y/n)²), high alike with the roles swapped, ρ the correlation of the two counts in the
+      multinomial. Zou and Donner (2008), "Construction of confidence limits about effect measures", Statistics in
+      Medicine 27.
+
+    By exact enumeration Tango's alone covers with 0.93 of 0.95 where few inputs disagree, one of its tails with 0.053 in
+    place of 0.025, and each of the two less where nearly all disagree; both together cover at the level from 10 inputs on.
+    Of fewer, the two exact intervals at half the error are combined by Bonferroni's inequality.
+
+    Args:
+        only_a: Inputs on which only the first holds; an expected count need not be whole.
+        only_b: Inputs on which only the second holds.
+        n: Inputs.
+        level: Confidence level.
     """
-    table = _count(a, b)
-    first = proportion(table.both + table.only_a, table.n, level)
-    second = proportion(table.both + table.only_b, table.n, level)
-    phi = _newcombe_phi(table)
-
-    def reach(x: float, y: float) -> float:
-        return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
-
-    low = table.difference - reach(first.value - first.low, second.high - second.value)
-    high = table.difference + reach(first.high - first.value, second.value - second.low)
-    return enclosing(table.difference, low, high, level, table.n)
+    if n < _BONFERRONI_BELOW:
+        (low_a, high_a), (low_b, high_b) = (exact_bounds(count, n, (1 - level) / 4) for count in (only_a, only_b))
+        return low_a - high_b, high_a - low_b
+    z = _normal_quantile(level)
+    low = min(_tango_low(only_a, only_b, n, z), _combined_low(only_a, only_b, n, level))
+    high = min(_tango_low(only_b, only_a, n, z), _combined_low(only_b, only_a, n, level))
+    return low, -high
 
 
 def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
@@ -114,7 +120,16 @@ def _normal_quantile(level: float) -> float:
     return float(scipy.special.ndtri((1 + level) / 2))
 
 
-def _tango_low(x: int, y: int, n: int, z: float) -> float:
+def _combined_low(x: float, y: float, n: float, level: float) -> float:
+    """The lower bound from the cells' exact intervals; the upper one is minus the lower bound with x and y swapped."""
+    tail = (1 - level) / 2
+    below, above = x / n - exact_bounds(x, n, tail)[0], exact_bounds(y, n, tail)[1] - y / n
+    correlation = -math.sqrt(x * y / ((n - x) * (n - y))) if max(x, y) < n else 0.0
+    reach = math.sqrt(below**2 - 2 * correlation * below * above + above**2)
+    return max(-1.0, (x - y) / n - reach)
+
+
+def _tango_low(x: float, y: float, n: float, z: float) -> float:
     """The lower bound; the upper one is minus the lower bound with x and y swapped.
 
     Where the variance vanishes at the estimate (no pair disagrees, or all do in one direction) the estimate is a
@@ -135,18 +150,3 @@ def _tango_low(x: int, y: int, n: int, z: float) -> float:
         return x - y - n * delta - z * math.sqrt(max(0.0, variance))
 
     return float(scipy.optimize.brentq(excess, -1.0, (x - y) / n, xtol=1e-12))
-
-
-def _newcombe_phi(table: _Table) -> float:
-    margins = (
-        (table.both + table.only_a)
-        * (table.only_b + table.neither)
-        * (table.both + table.only_b)
-        * (table.only_a + table.neither)
-    )
-    if margins == 0:
-        return 0.0
-    determinant: float = table.both * table.neither - table.only_a * table.only_b
-    if determinant > 0:
-        determinant = max(determinant - table.n / 2, 0.0)
-    return determinant / math.sqrt(margins)

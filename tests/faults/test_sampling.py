@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwbench.faults.design import Design, pilot_design, powers
 from hwbench.faults.sampling import Exhaustive, Inputs, Results, Stratified, Uniform
-from hwbench.stats import clopper_pearson
+from hwbench.stats import proportion
 from hwbench.stats.campaign import leveugle
 
 INPUTS = 200
@@ -252,7 +252,7 @@ def test_uniform_of_given_size_is_the_plain_mean_with_its_interval():
     due = sampler.estimate(results).overall.due
     assert rounds == 1
     assert due.value == pytest.approx(results.due.mean())
-    assert 0 < due.high - due.low < clopper_pearson(15, 500).high
+    assert 0 < due.high - due.low < proportion(15, 500).high
 
 
 def test_groups_cover_too():
@@ -275,7 +275,7 @@ def test_groups_of_few_faults_are_bounded_by_what_they_could_hold():
     results, _ = tiny.campaign(sampler, 1)
     rates = sampler.estimate(results, {"tiny": [("tiny", 0)], "big": [("big", 0)]}).groups
     assert (rates["tiny"].sdc.low, rates["tiny"].sdc.high, rates["tiny"].sdc.n) == (0, 1, 0)
-    assert rates["big"].sdc.high == pytest.approx(clopper_pearson(0, 50).high, rel=0.01)
+    assert rates["big"].sdc.high == pytest.approx(proportion(0, 50).high, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", [Uniform, Stratified])
