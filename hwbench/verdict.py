@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hwbench import stats
 from hwbench.profile import Profile
 from hwbench.table import Row, condition
 
@@ -50,6 +51,7 @@ class Rule:
         study, metric, condition: The row of the table; ``"primary"`` stands for the run's primary metric.
         at_most: Whether the limit is an upper one.
         scale: What the limit is multiplied with to be in the row's unit.
+        over_inputs: Whether the interval is over inputs alone, so that more of them narrow it.
     """
 
     study: str
@@ -57,13 +59,14 @@ class Rule:
     condition: str = "{}"
     at_most: bool = True
     scale: float = 1.0
+    over_inputs: bool = False
 
 
 _BATCH_1 = condition(batch=1)
 RULES: dict[str, Rule] = {
-    "max_accuracy_drop": Rule("accuracy", "accuracy_drop"),
-    "min_accuracy": Rule("accuracy", "primary", at_most=False),
-    "min_top1_agreement": Rule("fidelity", "top1_agreement", at_most=False),
+    "max_accuracy_drop": Rule("accuracy", "accuracy_drop", over_inputs=True),
+    "min_accuracy": Rule("accuracy", "primary", at_most=False, over_inputs=True),
+    "min_top1_agreement": Rule("fidelity", "top1_agreement", at_most=False, over_inputs=True),
     "min_sqnr_db": Rule("fidelity", "sqnr_db", at_most=False),
     "max_sqnr_loss_db": Rule("portability", "sqnr_loss_db"),
     "max_p50_ms": Rule("latency", "p50_ms", _BATCH_1),
@@ -144,6 +147,7 @@ def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tupl
     inside = high <= bound if rule.at_most else low >= bound
     outside = low > bound if rule.at_most else high < bound
     outcome: Outcome = "pass" if inside else "fail" if outside else "inconclusive"
+    needed = _needed(row, low, high, bound, table) if outcome == "inconclusive" and rule.over_inputs else ""
     return replace(
         verdict,
         outcome=outcome,
@@ -152,8 +156,24 @@ def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tupl
         ci_high=row.ci_high,
         unit=row.unit,
         limit=bound,
-        detail=row.detail,
+        detail="; ".join(part for part in (row.detail, needed) if part),
     )
+
+
+def _needed(row: Row, low: float, high: float, limit: float, table: Mapping[tuple[str, str, str], Row]) -> str:
+    """The number of inputs that would decide an inconclusive rule, in words; empty where it is not known."""
+    value, n = row.value, row.n
+    if value is None or not n or not math.isfinite(low) or not math.isfinite(high):
+        return ""
+    counts = [table.get(("accuracy", "discordant", condition(right=side))) for side in ("reference", "build")]
+    lost, gained = (None if count is None else count.value for count in counts)
+    if row.metric == "accuracy_drop" and lost is not None and gained is not None:
+        needed = stats.paired_inputs_to_decide(lost, gained, n, limit)
+    else:
+        needed = stats.inputs_to_decide(stats.shrinking(value, low, high, n), limit, n)
+    if needed is None:
+        return f"n = {n} does not decide; with a figure at the limit no number of inputs would"
+    return f"n = {n} does not decide; about {needed} inputs like these would"
 
 
 def _fits(profile: Profile, table: Mapping[tuple[str, str, str], Row]) -> Verdict:

@@ -1,12 +1,14 @@
 """From figures and limits to verdicts, and from verdicts to an exit code."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwbench import stats
 from hwbench.profile import Accept, Profile, TargetSpec
 from hwbench.table import Row, condition
 from hwbench.verdict import RULES, Verdict, exit_code, judge
@@ -60,6 +62,34 @@ def test_the_whole_interval_decides(rule, limit, figure, outcome):
 
 
 numbers = st.floats(-1e6, 1e6)
+
+
+def discordant(only_reference, only_build, n):
+    sides = (("reference", only_reference), ("build", only_build))
+    return [Row("accuracy", "discordant", condition(right=side), float(count), "count", n=n) for side, count in sides]
+
+
+@pytest.mark.parametrize(
+    ("only_reference", "only_build", "low", "high"), [(0, 0, 330, 440), (1, 0, 500, 1200), (3, 3, 900, 2500)]
+)
+def test_an_inconclusive_accuracy_rule_says_how_many_inputs_decide(only_reference, only_build, low, high):
+    bounds = stats.discordant_bounds(only_reference, only_build, 300)
+    row = row_for("max_accuracy_drop", (only_reference - only_build) / 300, *bounds, n=300)
+    found = verdict_on("max_accuracy_drop", 0.01, row, *discordant(only_reference, only_build, 300))
+    assert found.outcome == "inconclusive"
+    needed = int(re.fullmatch(r"n = 300 does not decide; about (\d+) inputs like these would", found.detail)[1])
+    assert low <= needed <= high
+    share = needed / 300
+    assert stats.discordant_bounds(only_reference * share, only_build * share, needed)[1] <= 0.01
+
+
+def test_other_figures_narrow_with_the_square_root_of_the_inputs():
+    found = verdict_on("min_accuracy", 0.9, row_for("min_accuracy", 0.92, 0.88, 0.95, n=100, detail="d"))
+    assert found.detail == "d; n = 100 does not decide; about 400 inputs like these would"
+    never = verdict_on("min_accuracy", 0.9, row_for("min_accuracy", 0.9, 0.88, 0.95, n=100))
+    assert "no number of inputs would" in never.detail
+    latency = verdict_on("max_p99_ms", 5.0, row_for("max_p99_ms", 4.0, 3.5, 6.0, n=100))
+    assert (latency.outcome, latency.detail) == ("inconclusive", "")
 
 
 @given(rule=st.sampled_from(sorted(LIMITED)), limit=numbers, ends=st.tuples(numbers, numbers, numbers).map(sorted))

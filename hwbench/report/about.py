@@ -10,8 +10,10 @@ from hwbench.report.format import exact, number, size, study_title, when
 from hwbench.report.view import View
 
 METHODS = {
-    "accuracy": "Evaluated in full on the given data. The drop is the paired difference to the reference on the same "
-    "inputs, with its interval; McNemar's p-value is exact.",
+    "accuracy": "Evaluated in full on the given data, with Clopper and Pearson's exact interval for proportions. The drop is "
+    "the paired difference to the reference on the same inputs: Tango's score interval for proportions, widened where it "
+    "covers too little, else a bootstrap over inputs. It is exact where all outputs are bit-identical, as McNemar's "
+    "p-value is.",
     "fidelity": "The build's outputs against the reference model's on the same inputs. A layer's error includes what "
     "it inherits from the layers before it.",
     "coverage": "Each ONNX node's device and precision as the runtime reports them after compiling, against what the "

@@ -24,6 +24,7 @@ METRIC_TITLES = {
     "accuracy_drop": "Accuracy drop",
     "loss_change": "Loss change",
     "mcnemar_p": "McNemar p-value",
+    "discordant": "Inputs that only one gets right",
     "max_abs_error": "Largest absolute error",
     "mean_abs_error": "Mean absolute error",
     "sqnr_db": "SQNR",

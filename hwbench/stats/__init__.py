@@ -15,7 +15,7 @@ SciPy's parts are loaded on first use, so that importing this package costs no m
 
 from hwbench.stats.estimate import Estimate
 from hwbench.stats.multiplicity import holm
-from hwbench.stats.needed import inputs_to_decide, shrinking
+from hwbench.stats.needed import inputs_to_decide, paired_inputs_to_decide, shrinking
 from hwbench.stats.paired import discordant_bounds, mcnemar_exact, paired_difference
 from hwbench.stats.proportions import exact_upper, proportion
 from hwbench.stats.quantiles import minimum_samples, quantile
@@ -35,6 +35,7 @@ __all__ = [
     "mean_interval",
     "minimum_samples",
     "paired_difference",
+    "paired_inputs_to_decide",
     "paired_mean_difference",
     "proportion",
     "quantile",

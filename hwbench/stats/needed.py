@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hwbench.stats.paired import discordant_bounds
+
 _MOST = 10**9
 
 
@@ -34,6 +36,15 @@ def inputs_to_decide(bounds: Callable[[int], tuple[float, float]], limit: float,
         middle = (short + enough) // 2
         short, enough = (short, middle) if decided(middle) else (middle, enough)
     return enough
+
+
+def paired_inputs_to_decide(only_a: float, only_b: float, n: int, limit: float, level: float = 0.95) -> int | None:
+    """`inputs_to_decide` of the difference of two paired proportions, from the counts of inputs on which they differ."""
+
+    def bounds(inputs: int) -> tuple[float, float]:
+        return discordant_bounds(only_a * inputs / n, only_b * inputs / n, inputs, level)
+
+    return inputs_to_decide(bounds, limit, n)
 
 
 def shrinking(value: float, low: float, high: float, n: int) -> Callable[[int], tuple[float, float]]:

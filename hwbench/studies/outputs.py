@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from hwbench import stats
 from hwbench.metrics import Metric
 from hwbench.npy import rows
+from hwbench.pairing import Figures, input_figure, input_loss
+from hwbench.per_input import PerInput, digests, telling
 from hwbench.stats import Estimate
 from hwbench.studies.base import LEVEL, Case
 from hwbench.table import Row
+from hwbench.topk import topk
 from hwbench.worker.protocol import JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,30 +42,36 @@ def per_sample(case: Case, metric: Metric, result: JobResult, variant: str, *, t
 
 
 def estimate(case: Case, metric: Metric, values: Array) -> Estimate:
-    """A metric over all inputs: Wilson's interval for proportions, else a bootstrap over inputs."""
-    if metric.proportion:
-        return stats.proportion(int(values.sum()), len(values), LEVEL)
-    if metric.is_mean:
-        return stats.mean_interval(values, LEVEL, case.seed)
-    return stats.bootstrap_statistic(metric.aggregate, [values, case.data.labels_array()], LEVEL, case.seed)
+    """A metric over all inputs, as `hwbench.pairing.input_figure` gives it."""
+    return figures(case, metric, values).whole
 
 
-def drop(case: Case, metric: Metric, reference: Array, values: Array) -> Estimate:
-    """How much worse the build is than the reference on the same inputs, in the metric's unit.
+def figures(case: Case, metric: Metric, values: Array) -> Figures:
+    """A metric over all inputs and over those with finite values. Needs labels."""
+    return input_figure(metric, values, metric.spread(case.data.labels_array()), LEVEL, case.seed)
 
-    Tango's score interval for proportions; else a bootstrap over inputs, both builds resampled together.
-    """
-    if metric.proportion:
-        return stats.paired_difference(reference > 0, values > 0, LEVEL)
-    if metric.is_mean:
-        lost = reference - values if metric.higher_is_better else values - reference
-        return stats.mean_interval(lost, LEVEL, case.seed)
-    labels = case.data.labels_array()
 
-    def worsening(a: Array, b: Array, y: Array) -> float:
-        return metric.worsening(metric.aggregate(a, y), metric.aggregate(b, y))
+def drop(case: Case, metric: Metric, reference: Array, values: Array, *, same: bool = False) -> Figures:
+    """How much worse the build is than the reference on the same inputs, as `hwbench.pairing.input_loss` gives it."""
+    return input_loss(metric, reference, values, metric.spread(case.data.labels_array()), LEVEL, case.seed, same=same)
 
-    return stats.bootstrap_statistic(worsening, [reference, values, labels], LEVEL, case.seed)
+
+def per_input(case: Case, result: JobResult, variant: str) -> PerInput:
+    """A variant's results, input by input."""
+    hashes, classes, dtype = [], [], np.dtype(np.float32)
+    for _, part in chunks(result, variant, case.data.n):
+        hashes.append(digests(part))
+        classes += [topk(part, 1)[:, 0]] if case.classifies else []
+        dtype = part.dtype
+        labelled = case.data.labels is not None
+    spreads = [metric.spread(case.data.labels_array()) for metric in case.metrics] if labelled else []
+    return PerInput(
+        n=case.data.n,
+        values={metric.name: per_sample(case, metric, result, variant) for metric in case.metrics if labelled},
+        outputs=telling(np.concatenate(hashes), dtype),
+        predicted=np.concatenate(classes) if classes else None,
+        spread=next((spread for spread in spreads if spread is not None), None),
+    )
 
 
 def row(study: str, metric: str, figure: Estimate, unit: str, condition: str = "{}", detail: str = "") -> Row:
