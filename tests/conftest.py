@@ -1,11 +1,15 @@
 """What all tests share: hypothesis without a deadline, a build cache of their own, runtimes that do not report their use."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from emulation import lend_aarch64
 from hypothesis import settings
 
+from hwbench.cpuid import emulated_cpu
+from hwbench.targets.emulated import EmulatedTarget
 from hwbench.telemetry import silence_telemetry
 
 settings.register_profile("hwbench", deadline=None)
@@ -17,6 +21,15 @@ silence_telemetry()
 def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HWBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def program_to_emulate():
+    """Where this interpreter is emulated itself, it is a script (`avx2.launcher`), which QEMU cannot run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if emulated_cpu():
+            patch.setattr(EmulatedTarget, "python", str(Path(sys.executable).with_name("python")))
         yield
 
 

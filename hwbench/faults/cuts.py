@@ -198,7 +198,7 @@ class GraphCutter:
 
         Args:
             layer: One of `layers`, with parameters.
-            lanes: How many channels.
+            lanes: How many channels, at least two: runtimes have kernels of their own for a convolution to one channel.
         """
         model = self.segment([layer.x], [layer.out])
         graph = model.graph
@@ -260,7 +260,7 @@ class GraphCutter:
             position, out = step[0], self.nodes[step[0]].output[0]
             found.append(step[1])
         # a grouped channel would need the others of its group; a number per channel that is used elsewhere too, all of them
-        lanes = (group == 1 or depthwise) and None not in found
+        lanes = (group == 1 or depthwise) and None not in found and not _is_single(node, weight)
         parameters = {name: at for part in found if part for name, at in part.items()} if lanes else {}
         axis = 1 if node.op_type in ("Conv", "Gemm") else -1
         x = self.carrier(node.input[0])
@@ -385,6 +385,16 @@ class GraphCutter:
             functions=self.model.functions,
         )
         return made
+
+
+def _is_single(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
+    """Whether a node convolves one channel to one channel.
+
+    ONNX Runtime's QLinearConv takes it for a depthwise convolution, whose kernel is exact where those for more channels
+    saturate on x86 without VNNI. All others keep their sums in lanes: they add the same pairs of products, whatever the number
+    of channels to which they convolve.
+    """
+    return node.op_type == "Conv" and list(weight.dims[:2]) == [1, 1]
 
 
 def _resize(value: onnx.ValueInfoProto, axis: int, size: int) -> None:

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hwbench.backend import backends
-from hwbench.cpuid import EMULATED_CPU, EMULATOR
 from hwbench.errors import InputError, UnavailableError, UnknownNameError
 from hwbench.host import cache_home
 from hwbench.targets.local import LocalTarget
@@ -42,6 +42,7 @@ class EmulatedTarget(LocalTarget):
     """
 
     kind = "emulated"
+    python: ClassVar[str] = sys.executable  # QEMU runs programs, no scripts
 
     def __init__(self, arch: str, cpu: str) -> None:
         known = [name for name in ARCHITECTURES if name == arch]
@@ -56,17 +57,15 @@ class EmulatedTarget(LocalTarget):
 
     def command(self, folder: Path) -> list[str]:
         """See `LocalTarget.command`."""
-        own, *arguments = super().command(folder)
-        # What QEMU leaves out of a model is switched off by name, or every worker would begin with warnings about it.
-        cpu = ",".join((self._cpu, *(f"-{feature}" for feature in self._left_out)))
-        emulator = [self._qemu.path, "-cpu", cpu]
+        _, *arguments = super().command(folder)
+        emulator = self._qemu.command(self._cpu, self._left_out)
         if self._root is None:
-            return [*emulator, own, *arguments]
+            return [*emulator, self.python, *arguments]
         return [*emulator, "-L", str(self._root.path), str(self._root.python), *arguments]
 
     def environment(self) -> dict[str, str]:
         """See `LocalTarget.environment`."""
-        mark = {EMULATED_CPU: self._cpu, EMULATOR: f"qemu {self._qemu.version}"}
+        mark = self._qemu.environment(self._cpu)
         if self._root is None:
             return super().environment() | mark
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+import numpy as np
+
+from hwbench.cpuid import EMULATED_CPU, EMULATOR
 from hwbench.errors import UnavailableError, UnknownNameError
 
 Arch = Literal["x86_64", "aarch64"]
 ARCHITECTURES: tuple[Arch, ...] = get_args(Arch)
 HINT = "apt-get install qemu-user-static"
 _TIMEOUT_S = 30.0
+_AVX2 = {"AVX2", "FMA3", "X86_V3"}  # numpy's names: before 2.4, and since
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,24 @@ class Qemu:
         told = _said(self.path, "-cpu", cpu, shutil.which("true") or "/bin/true")
         features = re.findall(r"doesn't support requested feature: \S+?\.([a-z0-9_-]+) \[bit", told)
         return tuple(sorted(set(features)))
+
+    def command(self, cpu: str, left_out: Sequence[str]) -> list[str]:
+        """The command in front of a program that runs on an emulated model.
+
+        ``left_out`` is switched off by name, or every program would begin with warnings about it.
+        """
+        return [self.path, "-cpu", ",".join((cpu, *(f"-{feature}" for feature in left_out)))]
+
+    def environment(self, cpu: str) -> dict[str, str]:
+        """Variables that an emulated Python is given: the mark that `hwbench.cpu` reads, and numpy without its AVX2 code.
+
+        QEMU 7.2 now and then dies in that code, in the sort behind `numpy.unique`.
+        """
+        simd = np.show_config(mode="dicts")["SIMD Extensions"]
+        dispatched = {*simd.get("found", ()), *simd.get("not found", ())}
+        switched_off = " ".join(sorted(dispatched & _AVX2)) if self.arch == platform.machine() else ""
+        numpy = {"NPY_DISABLE_CPU_FEATURES": switched_off} if switched_off else {}
+        return {EMULATED_CPU: cpu, EMULATOR: f"qemu {self.version}", **numpy}
 
 
 @lru_cache

@@ -9,7 +9,9 @@ from models import batch_shaped, feeds, int4, make_model, mlp, small_cnn, static
 from onnx import helper
 
 from hwbench.faults.cuts import GraphCutter, Layer
+from hwbench.faults.segments import LANES
 
+pytestmark = pytest.mark.isa
 IMAGE, ROW = {"x": (1, ["N", 3, 6, 6])}, {"x": (1, ["N", 16])}
 Y = {"y": (1, ["N", 4])}
 node = helper.make_node
@@ -107,7 +109,6 @@ INTEGER = {
     "resnet20": lambda: static_int8(resnet20()),
     "cnn": lambda: static_int8(small_cnn()),
     "cnn, one scale a tensor": lambda: static_int8(small_cnn(), per_channel=False, weights="u8"),
-    "cnn, symmetric": lambda: static_int8(small_cnn(), activations="s8", symmetric=True),
     "mlp": lambda: static_int8(mlp()),
     "mobile": lambda: static_int8(mobile()),
     "attention": lambda: static_int8(attention()),
@@ -165,12 +166,61 @@ def test_lanes_compute_a_layers_own_channels(name, exact):
     assert with_lanes
     for layer in with_lanes:
         seen |= {} if layer.x in seen else run(cutter.segment(cutter.inputs, [layer.x]), seen)
-        for lanes in (1, layer.channels, 2 * layer.channels + 1):
+        for lanes in (2, layer.channels, 2 * layer.channels + 1):
             lane, own = own_channels(cutter, layer, seen, lanes)
             if exact:
                 assert lane.tobytes() == own.tobytes(), (layer.node, lanes)
             else:
                 np.testing.assert_allclose(lane, own, atol=1e-4, err_msg=layer.node)
+
+
+# Channels in and out and kernel, by which ONNX Runtime chooses among its kernels for x86 (QLinearConv, MlasConvSymPackWSize):
+# symmetric convolutions, packed matrices, depthwise ones.
+SATURATING = {
+    **{f"{a} to {b}, {k} × {k}": (a, b, k, 1) for a in (1, 3, 4, 8) for b in (2, 8, 12, 16, 20, 72) for k in (1, 3)},
+    **{f"depthwise {channels}": (channels, channels, 3, channels) for channels in (2, 6, 16, 80)},
+}
+
+
+def saturating(reads: int, makes: int, kernel: int, group: int, weights: type = np.int8) -> onnx.ModelProto:
+    """A quantized convolution, half of its weights as large as they can be: on x86 without VNNI its sums leave int16."""
+    rng = np.random.default_rng(makes)
+    shape = (makes, reads // group, kernel, kernel)
+    drawn = np.where(rng.random(shape) < 0.5, np.sign(rng.standard_normal(shape)) * 127, rng.integers(-127, 128, shape))
+    zero = 128 if weights is np.uint8 else 0
+    nodes = [
+        node("QuantizeLinear", ["x", "sx", "zx"], ["xq"], "quantize"),
+        node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
+        node("DequantizeLinear", ["w", "sw", "zw"], ["wd"], axis=0),
+        node("Conv", ["xd", "wd"], ["c"], "layer", group=group),
+        node("QuantizeLinear", ["c", "sy", "zy"], ["cq"], "requantize"),
+        node("DequantizeLinear", ["cq", "sy", "zy"], ["cd"]),
+        node("GlobalAveragePool", ["cd"], ["y"], "pool"),
+    ]
+    constants = {"w": (drawn + zero).astype(weights), "sx": np.float32(0.05), "zx": np.uint8(100)}
+    constants |= {"sw": np.full(makes, 0.01, np.float32), "zw": np.full(makes, zero, weights)}
+    constants |= {"sy": np.float32(0.02 * np.sqrt(drawn[0].size)), "zy": np.uint8(128)}
+    return make_model(nodes, {"x": (1, ["N", reads, 6, 6])}, {"y": (1, ["N", makes, 1, 1])}, constants)
+
+
+@pytest.mark.parametrize("weights", [np.int8, np.uint8])
+@pytest.mark.parametrize("shape", SATURATING.values(), ids=SATURATING)
+def test_lanes_saturate_as_their_layer_does(shape, weights):
+    cutter = GraphCutter(saturating(*shape, weights=weights))
+    (layer,) = cutter.layers
+    x = np.random.default_rng(0).uniform(-5, 7.7, (2, shape[0], 6, 6)).astype(np.float32)
+    seen = run(cutter.segment(["x"], ["xq"]), {"x": x})
+    whole = run(cutter.segment(["x"], [layer.out]), {"x": x})[layer.out]
+    lane, own = own_channels(cutter, layer, seen, LANES)
+    assert own.tobytes() == np.take(whole, np.resize(np.arange(layer.channels), LANES), axis=1).tobytes()
+    assert lane.tobytes() == own.tobytes()
+
+
+def test_a_convolution_of_one_channel_to_one_has_no_lanes():
+    """ONNX Runtime computes it by its depthwise kernel, which is exact where the kernel of its lanes would saturate."""
+    assert layers(saturating(1, 1, 3, 1))["layer"].parameters == {}
+    assert layers(saturating(2, 1, 3, 1))["layer"].parameters == {"w": 0, "sw": 0, "zw": 0}
+    assert layers(saturating(1, 2, 3, 1))["layer"].parameters == {"w": 0, "sw": 0, "zw": 0}
 
 
 def layers(model: onnx.ModelProto) -> dict[str, Layer]:
