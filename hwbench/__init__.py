@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwbench.api import Run, run
-    from hwbench.compare import compare
+    from hwbench.api import Run, compare, run
     from hwbench.errors import HwbenchError
     from hwbench.export import export_model
     from hwbench.profile import Profile, load_profile
@@ -21,7 +20,7 @@ _HOMES = {
     "HwbenchError": "hwbench.errors",
     "Profile": "hwbench.profile",
     "Run": "hwbench.api",
-    "compare": "hwbench.compare",
+    "compare": "hwbench.api",
     "export_model": "hwbench.export",
     "load_profile": "hwbench.profile",
     "run": "hwbench.api",

@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 
 from hwbench.build import Build, Recipe, make_build, work_folder
+from hwbench.comparison import Direction, compare_runs, compare_tables
 from hwbench.dataset import DataSpec, materialise, open_source
 from hwbench.errors import InputError
 from hwbench.export import parse_input
 from hwbench.model import Model
+from hwbench.per_input import FOLDER, PerInput
 from hwbench.preparation import prepare
 from hwbench.profile import load_profile
 from hwbench.progress import Progress
@@ -71,6 +73,11 @@ class Run:
     def verdicts(self) -> list[Verdict]:
         """What every acceptance rule came to."""
         return [Verdict(**verdict) for verdict in self.record["verdicts"]]
+
+    def inputs(self, profile: str) -> PerInput | None:
+        """The results of every input under one profile (or ``"reference"``); None where the run kept none."""
+        table = self._directory.read_parts(FOLDER, profile)
+        return None if table is None else PerInput.from_frame(table)
 
     def exit_code(self, required: Sequence[str] = (), *, strict: bool = False) -> int:
         """The exit code the command line would give: 0, 1, 3 or 4."""
@@ -153,6 +160,31 @@ def _write_benchmark(finished: Run, outcome: Outcome) -> None:
     if outcome.timings:
         timings: Mapping[str, np.ndarray[Any, Any]] = outcome.timings
         write_pytest_benchmark(finished.record, timings, finished.path / "benchmark.json")
+
+
+def compare(
+    a: Run | str | Path | pl.DataFrame,
+    b: Run | str | Path | pl.DataFrame,
+    directions: Mapping[str, Direction] | None = None,
+) -> pl.DataFrame:
+    """Compare two runs figure by figure.
+
+    Args:
+        a: The run to compare with, its directory, or its measurement table alone.
+        b: The new run; figures of accuracy are paired by input where both are runs on the same inputs.
+        directions: Which way is better, for metrics of the user's own; runs know that of their own metric.
+
+    Returns:
+        The table of `hwbench.comparison.compare_tables`.
+
+    Raises:
+        RunDirectoryError: There is no run, or a newer hwbench wrote it.
+    """
+    first, second = (Run.open(run) if isinstance(run, str | Path) else run for run in (a, b))
+    if isinstance(first, Run) and isinstance(second, Run):
+        return compare_runs(first, second, directions)
+    tables = [run.table if isinstance(run, Run) else run for run in (first, second)]
+    return compare_tables(tables[0], tables[1], directions)
 
 
 def build_model(

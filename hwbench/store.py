@@ -122,6 +122,20 @@ class RunDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         self._replace(folder / f"part-{part:05d}.parquet", lambda partial: partial.write_bytes(_parquet(table)))
 
+    def read_parts(self, kind: str, profile: str) -> pl.DataFrame | None:
+        """All parts of a study's own table; None where there are none.
+
+        Raises:
+            RunDirectoryError: A part is damaged.
+        """
+        if Path(profile).name != profile:
+            return None  # a profile's name comes from the run's table, which may be anybody's
+        files = sorted((self.path / kind / profile).glob("part-*.parquet"))
+        try:
+            return pl.concat([pl.read_parquet(file) for file in files]) if files else None
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise RunDirectoryError(f"{self.path / kind / profile}: damaged: {error}") from None
+
     def write_list(self, profile: str, name: str, table: pl.DataFrame) -> None:
         """Write a fault list, ``faults/<profile>/<name>.csv``."""
         folder = self.path / "faults" / profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from hwbench.compare import GateOutcome
+    from hwbench.comparison import GateOutcome
 
 
 def command(
@@ -39,14 +40,10 @@ def command(
     Exits with 0 where no gate fails, 1 where one does, 2 on bad input.
     """
     from hwbench.api import Run
-    from hwbench.compare import compare, evaluate_gates, parse_gate
+    from hwbench.comparison import compare_runs, evaluate_gates, parse_gate
 
     gates = [parse_gate(text) for text in fail_on or []]
-    first, second = Run.open(a), Run.open(b)
-    primary = first.record["primary"]
-    comparison = compare(
-        first.table, second.table, {primary: "higher" if first.record["higher_is_better"] else "lower"}
-    )
+    comparison = compare_runs(Run.open(a), Run.open(b))
     outcomes = evaluate_gates(gates, comparison)
     if as_json:
         typer.echo(json.dumps(_json(comparison, outcomes), indent=2))
@@ -62,20 +59,37 @@ def command(
 
 
 def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everything: bool) -> None:
+    import polars as pl
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(
-        "profile", "study", "metric", "condition", "A", "B", "B − A", "", title="B against A", title_justify="left"
+        "profile",
+        "study",
+        "metric",
+        "condition",
+        "A",
+        "B",
+        "B − A",
+        "",
+        "paired",
+        title="B against A",
+        title_justify="left",
     )
     shown = comparison if everything else comparison.filter(comparison["condition"] == "{}")
     for row in shown.to_dicts():
         figures = [_figure(row[key]) for key in ("a", "b", "difference")]
         table.add_row(
-            *(escape(str(row[key])) for key in ("profile", "study", "metric", "condition")), *figures, row["verdict"]
+            *(escape(str(row[key])) for key in ("profile", "study", "metric", "condition")),
+            *figures,
+            row["verdict"],
+            "by input" if row["paired"] else "",
         )
     out = console()
     out.print(table)
+    unpaired = shown.filter(~pl.col("paired") & (pl.col("pairing") != ""))
+    for reason in unpaired["pairing"].unique(maintain_order=True):
+        out.print(f"Accuracy is compared unpaired: {reason}.", highlight=False, markup=False, soft_wrap=True)
     for outcome in outcomes:
         where = f"{outcome.profile} {outcome.study}.{outcome.metric} {outcome.condition}"
         out.print(
@@ -87,12 +101,12 @@ def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everyth
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else f"{value + 0.0:.4g}"
 
 
 def _json(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome]) -> dict[str, object]:
     def finite(value: object) -> object:
-        return None if isinstance(value, float) and abs(value) == float("inf") else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     rows = [{key: finite(value) for key, value in row.items()} for row in comparison.to_dicts()]
     gates = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.compare import COMPARISON_SCHEMA, DIRECTIONS, Figure, compare, evaluate_gates, parse_gate
+from hwbench.comparison import COMPARISON_SCHEMA, DIRECTIONS, Figure, compare_tables, evaluate_gates, parse_gate
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.metrics import TASKS
 from hwbench.studies import studies
@@ -21,11 +21,11 @@ def row(metric, value, low=None, high=None, study="accuracy", at="{}", profile="
 
 
 def judged(a, b, **more):
-    return compare(to_frame([a]), to_frame([b]), **more).to_dicts()[0]
+    return compare_tables(to_frame([a]), to_frame([b]), **more).to_dicts()[0]
 
 
 def outcome(gate, a, b):
-    (found,) = evaluate_gates([parse_gate(gate)], compare(to_frame([a]), to_frame([b])))
+    (found,) = evaluate_gates([parse_gate(gate)], compare_tables(to_frame([a]), to_frame([b])))
     return found
 
 
@@ -72,13 +72,13 @@ def test_rows_join_on_profile_study_metric_and_condition():
         ]
     )
     b = to_frame([row("top1", 0.9), row("top1", 0.8, at=condition(ber=1e-3), study="bit_flips")])
-    found = compare(a, b)
+    found = compare_tables(a, b)
     assert found.schema == pl.Schema(COMPARISON_SCHEMA)
     assert found["verdict"].to_list() == ["same", "only in A", "only in A", "only in B"]
 
 
 def test_empty_tables_compare_to_an_empty_one():
-    assert compare(to_frame([]), to_frame([])).schema == pl.Schema(COMPARISON_SCHEMA)
+    assert compare_tables(to_frame([]), to_frame([])).schema == pl.Schema(COMPARISON_SCHEMA)
 
 
 def test_the_users_own_metric_may_fall():
@@ -182,7 +182,7 @@ def test_gates_take_the_headline_and_the_metrics_own_study():
         row("top1", 0.6, study="bit_flips", at=condition(ber=1e-4)),
         row("p50_ms", 1.0, study="latency", at=condition(batch=1)),
     ]
-    comparison = compare(to_frame(rows), to_frame(rows))
+    comparison = compare_tables(to_frame(rows), to_frame(rows))
     found = evaluate_gates([parse_gate(text) for text in ("top1:0", "bit_flips.top1:0", "p50_ms:5%")], comparison)
     assert [(one.study, one.condition) for one in found] == [
         ("accuracy", "{}"),
@@ -201,7 +201,7 @@ def test_gates_take_the_headline_and_the_metrics_own_study():
     ],
 )
 def test_unknown_names_get_the_nearest_one(gate, message):
-    comparison = compare(*[to_frame([row("p50_ms", 1.0, study="latency"), row("top1", 1.0)])] * 2)
+    comparison = compare_tables(*[to_frame([row("p50_ms", 1.0, study="latency"), row("top1", 1.0)])] * 2)
     with pytest.raises(UnknownNameError, match=message):
         evaluate_gates([parse_gate(gate)], comparison)
 
