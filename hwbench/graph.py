@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from hwbench.backend import node_name
+from hwbench.faults.shapes import tensor_types
 from hwbench.model import read_proto
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,6 +41,12 @@ _FORMATS: dict[int, str] = {
     TensorProto.INT4: "int4",
     TensorProto.UINT4: "int4",
 }
+
+_FLOATS = frozenset(
+    {TensorProto.UNDEFINED, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+)
+# Operators whose output is no layer of its own.
+_GAUGES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant", "Shape"})
 
 
 def asked_precisions(path: Path) -> dict[str, str]:
@@ -70,7 +78,9 @@ class Layer:
         name: Its name in the reference.
         op_type: The operator that makes it.
         built: The build's tensor that holds it: the same name, or its quantized form.
-        scale, zero_point: What turns the quantized form into numbers; a scale of None where it is not quantized.
+        scale, zero_point: Convert the quantized form to numbers; a scale of None where it is not quantized.
+        dequantized: The build's tensor that holds the quantized form as floats again; empty if there is none.
+        elements: Its elements per input; 0 if the shape is not known.
     """
 
     name: str
@@ -78,6 +88,8 @@ class Layer:
     built: str
     scale: float | None = None
     zero_point: int = 0
+    dequantized: str = ""
+    elements: int = 0
 
     def real(self, value: Array) -> Array:
         """The build's tensor as real numbers, float32."""
@@ -86,36 +98,56 @@ class Layer:
 
 
 def matching_layers(build: Path, reference: Path) -> list[Layer]:
-    """The floating tensors between nodes that both graphs have, in the build's order.
+    """The floating tensors that nodes of both graphs make, outputs included, in the build's order.
 
     Where the build quantizes a tensor, its quantized form is taken: returning the float before it would keep the runtime from
     fusing the operator with its quantization, and another graph would be measured.
     """
-    theirs = {output for node in read_proto(reference).graph.node for output in node.output}
-    model = onnx.load(build)
-    return [layer for layer in _layers(model.graph) if layer.name in theirs]
+    theirs = onnx.load(reference)
+    makers = {output: node.op_type for node in theirs.graph.node for output in node.output}
+    elements = _elements(theirs)
+    sized = [(layer, elements.get(layer.name, 0)) for layer in _layers(onnx.load(build).graph, makers)]
+    return [replace(layer, elements=size) for layer, size in sized if size is not None]
 
 
-def _layers(graph: onnx.GraphProto) -> Iterator[Layer]:
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """The batch size that a graph is fixed to; 0 if it takes any."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    axes = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input if value.name not in stored]
+    return next((axis[0].dim_value for axis in axes if axis and axis[0].dim_value), 0)
+
+
+def _elements(model: onnx.ModelProto) -> dict[str, int | None]:
+    """Tensor to its elements per input, 0 if its shape is not known; None where it does not hold floats."""
+    batch = fixed_batch(model) or 2
+    found: dict[str, int | None] = {}
+    for name, value in tensor_types(model, batch).items():
+        tensor = value.type.tensor_type
+        sizes = [axis.dim_value for axis in tensor.shape.dim]
+        found[name] = math.prod(sizes) // batch if tensor.elem_type in _FLOATS else None
+    return found
+
+
+def _layers(graph: onnx.GraphProto, makers: Mapping[str, str]) -> Iterator[Layer]:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     quantized = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    dequantized = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     returned = {value.name for value in graph.output}
     for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant", "Shape"):
-            continue
-        for name in node.output:
-            if not name or name in returned:
+        for name in (name for name in node.output if name in makers):
+            if name in returned:
+                yield Layer(name, makers[name], name)
+            elif node.op_type in _GAUGES:
                 continue
-            after = quantized.get(name)
-            if after is None:
+            elif (after := quantized.get(name)) is None:
                 yield Layer(name, node.op_type, name)
             elif after.input[1] in constants:
                 scale = numpy_helper.to_array(constants[after.input[1]])
                 point = numpy_helper.to_array(constants[after.input[2]]) if len(after.input) > 2 else np.zeros(1)
                 if scale.size == 1:
-                    yield Layer(
-                        name, node.op_type, after.output[0], float(scale.reshape(-1)[0]), int(point.reshape(-1)[0])
-                    )
+                    made = after.output[0]
+                    gauge = float(scale.reshape(-1)[0]), int(point.reshape(-1)[0])
+                    yield Layer(name, node.op_type, made, *gauge, dequantized.get(made, ""))
 
 
 def _fed(name: str, made_by: dict[str, onnx.NodeProto], types: dict[str, int]) -> str:

@@ -14,8 +14,9 @@ METHODS = {
     "the paired difference to the reference on the same inputs: Tango's score interval for proportions, widened where it "
     "covers too little, else a bootstrap over inputs. It is exact where all outputs are bit-identical, as McNemar's "
     "p-value is.",
-    "fidelity": "The build's outputs against the reference model's on the same inputs. A layer's error includes what "
-    "it inherits from the layers before it.",
+    "fidelity": "The build's outputs against the reference model's on the same inputs. Layers are looked at only in graphs "
+    "whose output equals that of the uncut build bit for bit. A layer's accumulated error includes what it inherits from the "
+    "layers before it; its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes.",
     "coverage": "Each ONNX node's device and precision as the runtime reports them after compiling, against what the "
     "profile asked for.",
     "latency": "One inference at a time with inputs bound, in a process of its own, after warming up until steady. "

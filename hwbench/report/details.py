@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from hwbench.report.view import ProfileOutcome, View, settings
 from hwbench.table import Row
 
 LISTED = 20
+_LAYER_TITLES = {"own_sqnr_db": "SQNR, its own", "sqnr_db": "SQNR, accumulated"}
 _APART = frozenset({"class", "tensor", "node", "bit"})
 
 
@@ -85,7 +87,7 @@ def _tables(view: View, name: str) -> tuple[Table, ...]:
     tables = (
         _rules(view, name),
         _figures(rows),
-        _layers(rows),
+        *_layers(rows),
         _classes(rows, view.primary),
         Table(
             ("Node", "Asked, and what ran instead"),
@@ -139,19 +141,39 @@ def _figures(rows: Sequence[Row]) -> Table:
     return Table(("Study", "Metric", "Condition", "Figure", "n", "Note"), tuple(body), title, numeric=False)
 
 
-def _layers(rows: Sequence[Row]) -> Table:
+def _layers(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """The layers, largest error of their own first, and those for which it is not known."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         tensor = settings(row.condition).get("tensor") if row.study == "fidelity" else None
         if tensor is not None:
             found.setdefault(str(tensor), {})[row.metric] = row
-    metrics = tuple(dict.fromkeys(metric for by_metric in found.values() for metric in by_metric))
-    body = []
-    for tensor, by_metric in found.items():
-        operator = next(iter(by_metric.values())).detail
-        figures = (short_cell(by_metric.get(metric)) for metric in metrics)
-        body.append((Cell(tensor, (operator,) if operator else ()), *figures))
-    return Table(("Layer", *map(metric_title, metrics)), tuple(body), "Layers furthest from the reference")
+    unranked = {name: by for name, by in found.items() if "own_sqnr_db" in by and by["own_sqnr_db"].status != "ok"}
+    ranked = sorted((item for item in found.items() if item[0] not in unranked), key=lambda item: _own_error(item[1]))
+    metrics = dict.fromkeys((*_LAYER_TITLES, *(metric for _, by in ranked for metric in by)))
+    shown = [metric for metric in metrics if any(metric in by for _, by in ranked)]
+    titles = (_LAYER_TITLES.get(metric, metric_title(metric)) for metric in shown)
+    body = tuple(
+        (Cell(name, tuple(filter(None, [next(iter(by.values())).detail]))), *(short_cell(by.get(m)) for m in shown))
+        for name, by in ranked
+    )
+    others = tuple(
+        (Cell(name), short_cell(by.get("sqnr_db")), Cell(by["own_sqnr_db"].detail)) for name, by in unranked.items()
+    )[:LISTED]
+    return (
+        Table(("Layer", *titles), body, "Layers, largest error of their own first"),
+        Table(
+            ("Layer", _LAYER_TITLES["sqnr_db"], "Reason"),
+            others,
+            _first("Layers whose own error is not known", len(others), len(unranked)),
+            numeric=False,
+        ),
+    )
+
+
+def _own_error(by_metric: Mapping[str, Row]) -> float:
+    row = by_metric.get("own_sqnr_db")
+    return -math.inf if row is None or row.value is None else row.value
 
 
 def _classes(rows: Sequence[Row], primary: str) -> Table:

@@ -28,6 +28,7 @@ METRIC_TITLES = {
     "max_abs_error": "Largest absolute error",
     "mean_abs_error": "Mean absolute error",
     "sqnr_db": "SQNR",
+    "own_sqnr_db": "SQNR of the layer alone",
     "top1_agreement": "Top-1 agreement",
     "sqnr_loss_db": "Loss of SQNR",
     "portable": "Portable",

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
 from hwbench import stats
-from hwbench.graph import Layer, matching_layers
+from hwbench.graph import Layer
 from hwbench.metrics import Fidelity, FidelityResult
-from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study, Subject
+from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
+from hwbench.studies.layers import computing_alone, few, layers_of, looking, pairs, reason, reference_layers, seen
 from hwbench.studies.outputs import chunks, row
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
+# A layer computed alone may differ from the layer in the build by the rounding of float32, or by this much less than it
+# differs from the reference: its own error is then right to 1 dB.
+_FLOAT_DB = 100.0
+_CLEAR_DB = 20.0
+
 
 class FidelitySettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     layers: int = Field(10, ge=0, description="how many of the worst layers to report")
-    layer_inputs: int = Field(32, gt=0, description="inputs the layers are compared on")
+    layer_inputs: int = Field(
+        32, gt=0, description="inputs the layers are compared on; fewer where their tensors would take over 512 MiB"
+    )
 
 
 class FidelityStudy(Study):
     """Errors of the model's output over all inputs, and of the worst layers over some.
 
-    A layer's error is fed by the build's own, already erroneous, inputs: it is what has built up there, not what the layer
-    alone adds.
+    A layer has two errors: the accumulated one of the build's tensor, whose inputs are the build's own and already erroneous,
+    and the layer's own, where it is fed by the reference's tensors. Layers come in the order of their own error. All are
+    looked at in graphs that are shown to compute what the uncut graph computes (`hwbench.worker.tasks.layers`).
     """
 
     name = "fidelity"
@@ -36,68 +45,123 @@ class FidelityStudy(Study):
     settings_type = FidelitySettings
 
     def plan(self, case: Case, settings: FidelitySettings) -> dict[str, Job]:
-        """Golden outputs of both; and of copies of both that return their layers too."""
+        """Golden outputs of both, and the layers of both."""
         jobs = {"golden": case.evaluation(GOLDEN), "reference": case.evaluation(GOLDEN, subject=case.reference)}
-        layers = matching_layers(case.subject.build.model, case.reference.build.model) if settings.layers else []
-        if layers:
-            n = min(settings.layer_inputs, case.data.n)
-            for label, subject, names in (
-                ("layers", case.subject, [layer.built for layer in layers]),
-                ("reference_layers", case.reference, [layer.name for layer in layers]),
-            ):
-                jobs[label] = self._layers_job(case, subject, names, n)
+        if settings.layers and layers_of(case):
+            n = few(case, settings.layer_inputs)
+            jobs |= {"layers": looking(case, n), "reference_layers": looking(case, n, reference=True)}
         return jobs
 
+    def extend(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Each layer alone, fed by the reference's tensors."""
+        if "own" in results or not all(name in results and results[name].ok for name in ("layers", "reference_layers")):
+            return {}
+        n = few(case, settings.layer_inputs)
+        job = computing_alone(case, n, results["layers"], results["reference_layers"])
+        return {"own": job} if job else {}
+
     def tolerated(self) -> frozenset[str]:
-        """A runtime may refuse a graph that returns its inner tensors; the outputs' figures stand without."""
-        return frozenset({"layers", "reference_layers"})
+        """A runtime may refuse a graph that returns its inner tensors; the output's figures do not need them."""
+        return frozenset({"layers", "reference_layers", "own"})
 
     def analyse(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows for the output, then for the worst layers."""
         fidelity = Fidelity()
-        pairs = zip(
+        blocks = zip(
             chunks(results["reference"], "golden", case.data.n),
             chunks(results["golden"], "golden", case.data.n),
             strict=True,
         )
-        for (_, reference), (_, output) in pairs:
+        for (_, reference), (_, output) in blocks:
             fidelity.add(reference, output)
         rows = list(_rows(fidelity.result(), "{}"))
         if "layers" in results:
             rows.extend(self._layer_rows(case, settings, results))
         return Analysis(rows)
 
-    def _layers_job(self, case: Case, subject: Subject, names: list[str], n: int) -> Job:
-        job = case.evaluation(GOLDEN, subject=subject)
-        params = {**job.params, "outputs": names, "expose": True, "n": n}
-        return replace(job, params=params)
-
     def _layer_rows(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Iterator[Row]:
+        """The layers with the largest error of their own, then those for which it is not known."""
         built, reference = results["layers"], results["reference_layers"]
         if not (built.ok and reference.ok):
             bad = built if not built.ok else reference
-            yield Row(
-                self.name,
-                "sqnr_db",
-                condition(tensor="*"),
-                status=bad.status,
-                detail=f"layers cannot be compared: {bad.detail}",
-            )
+            why = f"layers cannot be compared: {bad.detail}"
+            yield Row(self.name, "sqnr_db", condition(tensor="*"), status=bad.status, detail=why)
             return
-        layers = matching_layers(case.subject.build.model, case.reference.build.model)
-        n = min(settings.layer_inputs, case.data.n)
-        found = [(self._layer(layer, index, n, built, reference), layer) for index, layer in enumerate(layers)]
-        found.sort(key=lambda pair: (pair[0].sqnr_db if not math.isnan(pair[0].sqnr_db) else -math.inf, pair[1].name))
-        for result, layer in found[: settings.layers]:
-            yield from _rows(result, condition(tensor=layer.name), detail=layer.op_type)
+        n, theirs = few(case, settings.layer_inputs), reference_layers(case)
+        found = [_looked_at(layer, theirs[layer.name], n, results) for layer in layers_of(case)]
+        known = sorted((one for one in found if one.own is not None), key=lambda one: (_worst(one.own), one.layer.name))
+        for one in [*known[: settings.layers], *(one for one in found if one.own is None)]:
+            yield from one.rows()
 
-    def _layer(self, layer: Layer, index: int, n: int, built: JobResult, reference: JobResult) -> FidelityResult:
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """One layer's errors.
+
+    Attributes:
+        layer: The layer.
+        accumulated: The error of the build's tensor; None where it could not be looked at.
+        own: The layer's own SQNR, in dB; None where it could not be computed.
+        detail: A remark on the layer's own error, or the reason it is missing.
+        reason: The reason that there are no figures at all.
+    """
+
+    layer: Layer
+    accumulated: FidelityResult | None = None
+    own: float | None = None
+    detail: str = ""
+    reason: str = ""
+
+    def rows(self) -> Iterator[Row]:
+        at = condition(tensor=self.layer.name)
+        if self.accumulated is None:
+            for metric in ("own_sqnr_db", "sqnr_db"):
+                yield Row("fidelity", metric, at, status="unavailable", detail=self.reason)
+            return
+        n = self.accumulated.samples
+        if self.own is None:
+            yield Row("fidelity", "own_sqnr_db", at, status="unavailable", detail=self.detail)
+        else:
+            remark = "; ".join(part for part in (self.layer.op_type, self.detail) if part)
+            yield Row("fidelity", "own_sqnr_db", at, self.own, "dB", n=n, detail=remark)
+        yield from _rows(self.accumulated, at, detail=self.layer.op_type)
+
+
+def _looked_at(layer: Layer, theirs: Layer, n: int, results: Mapping[str, JobResult]) -> _LookedAt:
+    built, reference = results["layers"], results["reference_layers"]
+    for result, whose in ((built, "the build"), (reference, "the reference")):
+        if not seen(result, layer):
+            return _LookedAt(layer, reason=f"in {whose}: {reason(result, layer)}")
+    accumulated, own = Fidelity(), Fidelity()
+    for wanted, got in pairs(reference, built, layer):
+        accumulated.add(theirs.real(wanted), layer.real(got))
+    errors = replace(accumulated.result(), samples=n, top1_agreement=None)
+    alone = results.get("own")
+    if alone is None or not seen(alone, layer):
+        return _LookedAt(layer, errors, detail="not computed" if alone is None else reason(alone, layer))
+    for wanted, got in pairs(reference, alone, layer):
+        own.add(theirs.real(wanted), layer.real(got))
+    own_db = own.result().sqnr_db
+    agreement = _agreement(layer, built, alone)
+    if agreement < min(_FLOAT_DB, own_db + _CLEAR_DB):
+        why = f"computed alone, the layer gives other values than in the build (SQNR {agreement:.3g} dB)"
+        return _LookedAt(layer, errors, detail=why)
+    remark = "" if math.isinf(agreement) else f"computed alone, it is as in the build to {agreement:.3g} dB"
+    return _LookedAt(layer, errors, own_db, remark)
+
+
+def _agreement(layer: Layer, built: JobResult, alone: JobResult) -> float:
+    """The SQNR of a layer computed alone against the same layer in the build; infinite where they are equal."""
+    if seen(alone, layer, "alone"):
         fidelity = Fidelity()
-        for (_, wanted), (_, got) in zip(
-            chunks(reference, "golden", n, index), chunks(built, "golden", n, index), strict=True
-        ):
-            fidelity.add(wanted, layer.real(got))
-        return replace(fidelity.result(), top1_agreement=None)
+        for wanted, got in pairs(built, alone, layer, ("arrays", "alone")):
+            fidelity.add(layer.real(wanted), layer.real(got))
+        return fidelity.result().sqnr_db
+    return math.inf
+
+
+def _worst(sqnr_db: float | None) -> float:
+    return -math.inf if sqnr_db is None or math.isnan(sqnr_db) else sqnr_db
 
 
 def _rows(result: FidelityResult, setting: str, detail: str = "") -> Iterator[Row]:

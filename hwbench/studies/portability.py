@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +14,9 @@ from pydantic import Field, field_validator
 from hwbench import stats
 from hwbench.backend import backends
 from hwbench.dataset import Dataset
-from hwbench.graph import Layer, matching_layers
 from hwbench.metrics import Fidelity, FidelityResult
-from hwbench.model import read_proto
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
+from hwbench.studies.layers import few, layers_of, looking, pairs, reason, seen
 from hwbench.studies.outputs import Array, chunks, row
 from hwbench.table import Row, condition
 from hwbench.targets import check_machine
@@ -88,13 +87,12 @@ class PortabilityStudy(Study):
 
     def extend(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
         """The build's layers, here and on every target whose outputs depart, for some of the inputs whose outputs do."""
-        ends = self._ends(case) if results else {}
         jobs = {}
-        for target in _targets(case, settings):
-            inputs = self._departing_inputs(case, settings, results, target) if ends else []
+        for target in _targets(case, settings) if results and layers_of(case) else ():
+            inputs = self._departing_inputs(case, settings, results, target)
             if inputs and f"{target} layers" not in results:
                 for label, machine in ((f"{target} layers", target), (f"{target} layers here", NATIVE)):
-                    jobs[label] = self._layers_job(case, machine, ends, inputs)
+                    jobs[label] = self._layers_job(case, machine, inputs)
         return jobs
 
     def measure(self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -129,29 +127,16 @@ class PortabilityStudy(Study):
     def _evaluation(self, case: Case, target: str) -> Job:
         return case.evaluation(GOLDEN, subject=replace(case.subject, machine=_machine(target)))
 
-    def _layers(self, case: Case) -> Sequence[Layer]:
-        return matching_layers(case.subject.build.model, case.reference.build.model)
-
-    def _ends(self, case: Case) -> dict[str, str]:
-        """Layer to the tensor at which the graph is cut to see it: where it is quantized, after it is dequantized again.
-
-        That is how the whole graph ends, so that the part is compiled as in the whole.
-        """
-        nodes = read_proto(case.subject.build.model).graph.node
-        dequantized = {node.input[0]: node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
-        return {layer.name: dequantized.get(layer.built, layer.built) for layer in self._layers(case)}
-
-    def _layers_job(self, case: Case, target: str, ends: Mapping[str, str], inputs: Sequence[int]) -> Job:
+    def _layers_job(self, case: Case, target: str, inputs: Sequence[int]) -> Job:
         chosen = hashlib.sha256(json.dumps([case.data.inputs_key, *inputs]).encode()).hexdigest()[:16]
         files = {}
         for index, (name, file) in enumerate(case.data.inputs.items()):
             path = case.work / f"portability-{chosen}-{index}.npy"
             np.save(path, np.concatenate([file.rows(at, at + 1) for at in inputs]))
             files[name] = str(path)
-        job = self._evaluation(case, target)
-        params = {**job.params, "upto": dict(ends), "inputs": files, "n": len(inputs)}
-        identity, travels = {**job.identity, "inputs": chosen}, (*job.files, *files.values())
-        return replace(job, params=params, variants=tuple(ends), identity=identity, files=travels)
+        job = looking(replace(case, subject=replace(case.subject, machine=_machine(target))), len(inputs))
+        identity, travels = {**job.identity, "inputs": chosen}, (*case.subject.build.files, *files.values())
+        return replace(job, params={**job.params, "inputs": files}, identity=identity, files=travels)
 
     def _departing_inputs(
         self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str
@@ -160,10 +145,10 @@ class PortabilityStudy(Study):
         if target == NATIVE or any(_ending(results[name])[0] != "ok" for name in (NATIVE, target)):
             return []
         found: list[int] = []
-        for start, first, second in _pairs(results[NATIVE], results[target], case.data.n):
+        for start, first, second in _outputs(results[NATIVE], results[target], case.data.n):
             apart = _apart(first, second).reshape(len(first), -1).any(axis=1)
             found += [start + int(index) for index in np.flatnonzero(apart)]
-        return found[: settings.layer_inputs]
+        return found[: few(case, settings.layer_inputs)]
 
     def _against(self, case: Case, reference: JobResult, result: JobResult) -> FidelityResult:
         return _compare(reference, result, case.data.n).figures
@@ -181,9 +166,8 @@ class PortabilityStudy(Study):
         """A target's figures against the same build on this processor, and what they come to."""
         pair = _compare(results[NATIVE], results[target], case.data.n)
         yield from self._figures(pair.figures, condition(against=NATIVE, target=target), "")
-        first = self._first_departing(case, settings, results, target) if pair.departs else None
-        if first is not None:
-            yield first
+        if pair.departs:
+            yield from self._layers_until_departing(case, results, target)
         portable = not pair.departs or loss <= settings.max_loss_db
         verdict = (
             "the same, bit for bit" if pair.equal
@@ -194,23 +178,26 @@ class PortabilityStudy(Study):
         yield Row(self.name, LOSS, condition(target=target), loss, "dB", n=case.data.n, detail=verdict)
         yield Row(self.name, PORTABLE, condition(target=target), float(portable), n=case.data.n, detail=verdict)
 
-    def _first_departing(
-        self, case: Case, settings: PortabilitySettings, results: Mapping[str, JobResult], target: str
-    ) -> Row | None:
-        """The first layer, in the graph's order, whose values are not the same; None where layers cannot be compared."""
+    def _layers_until_departing(self, case: Case, results: Mapping[str, JobResult], target: str) -> Iterator[Row]:
+        """The first layer, in the graph's order, whose values differ, and those before it that could not be looked at."""
         ours, theirs = results.get(f"{target} layers here"), results.get(f"{target} layers")
         if ours is None or theirs is None:
-            return None
-        n = len(self._departing_inputs(case, settings, results, target))
-        for layer in self._layers(case):
-            if not all(layer.name in result.data.get("variants", {}) for result in (ours, theirs)):
-                continue  # a runtime may refuse a part of a graph
-            pair = _compare(ours, theirs, n, layer.name, exact=layer.scale is not None)
+            return
+        unseen_layers = 0
+        for layer in layers_of(case):
+            at = condition(against=NATIVE, target=target, tensor=layer.name)
+            unseen = next((result for result in (ours, theirs) if not seen(result, layer)), None)
+            if unseen is not None:
+                unseen_layers += 1
+                where = "on this processor" if unseen is ours else f"on {target}"
+                yield Row(self.name, "sqnr_db", at, status="unavailable", detail=f"{where}: {reason(unseen, layer)}")
+                continue
+            pair = _compared(pairs(ours, theirs, layer), exact=layer.scale is not None)
             if pair.departs:
-                at = condition(against=NATIVE, target=target, tensor=layer.name)
                 detail = f"{layer.op_type}: the first layer that departs"
-                return Row(self.name, "sqnr_db", at, pair.figures.sqnr_db, "dB", n=n, detail=detail)
-        return None
+                detail += f", of those that can be looked at; {unseen_layers} before it cannot" if unseen_layers else ""
+                yield Row(self.name, "sqnr_db", at, pair.figures.sqnr_db, "dB", n=int(ours.data["n"]), detail=detail)
+                return
 
     def _circumstances(self, case: Case, results: Mapping[str, JobResult], target: str) -> str:
         """How the target computes int8, and the versions that differ from this processor's: a second factor."""
@@ -242,10 +229,15 @@ class _Pair:
     departs: bool
 
 
-def _compare(a: JobResult, b: JobResult, n: int, variant: str = "golden", exact: bool = False) -> _Pair:
-    """Compare what two evaluations stored of one variant; ``exact``: whether any difference is a departure."""
+def _compare(a: JobResult, b: JobResult, n: int) -> _Pair:
+    """Compare two evaluations' golden outputs."""
+    return _compared((first, second) for _, first, second in _outputs(a, b, n))
+
+
+def _compared(blocks: Iterable[tuple[Array, Array]], exact: bool = False) -> _Pair:
+    """Compare values side by side; ``exact``: whether any difference is a departure."""
     fidelity, equal, departs = Fidelity(), True, False
-    for _, first, second in _pairs(a, b, n, variant):
+    for first, second in blocks:
         same = np.array_equal(first, second, equal_nan=True)
         equal &= same
         departs |= not same and (exact or bool(_apart(first, second).any()))
@@ -253,9 +245,9 @@ def _compare(a: JobResult, b: JobResult, n: int, variant: str = "golden", exact:
     return _Pair(fidelity.result(), equal, departs)
 
 
-def _pairs(a: JobResult, b: JobResult, n: int, variant: str = "golden") -> Iterator[tuple[int, Array, Array]]:
-    """Both results' values, some inputs at a time, with the first one's index."""
-    for (start, first), (_, second) in zip(chunks(a, variant, n), chunks(b, variant, n), strict=True):
+def _outputs(a: JobResult, b: JobResult, n: int) -> Iterator[tuple[int, Array, Array]]:
+    """Both results' golden outputs, some inputs at a time, with the first one's index."""
+    for (start, first), (_, second) in zip(chunks(a, "golden", n), chunks(b, "golden", n), strict=True):
         yield start, first, second
 
 

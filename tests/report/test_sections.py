@@ -106,12 +106,18 @@ def test_details_hold_rules_figures_layers_classes_and_nodes(run, table, verdict
     assert list(tables) == [
         "Acceptance rules",
         "Figures, intervals at 95 %",
-        "Layers furthest from the reference",
+        "Layers, largest error of their own first",
+        "Layers whose own error is not known",
         "Classes, worst first",
         "Nodes that ran otherwise than asked",
     ]
     assert len(tables["Classes, worst first"].rows) == 10
-    assert tables["Layers furthest from the reference"].rows[0][0].text == HOSTILE
+    layers = tables["Layers, largest error of their own first"]
+    assert layers.columns[:3] == ("Layer", "SQNR, its own", "SQNR, accumulated")
+    assert [row[0].text.split("/")[1] for row in layers.rows[1:]] == ["blocks.3", "blocks.2", "blocks.1"]
+    assert layers.rows[0][0].text == HOSTILE
+    (hidden,) = tables["Layers whose own error is not known"].rows
+    assert [cell.text for cell in hidden] == ["residual", "unavailable", "not observable without changing it"]
     figures = tables["Figures, intervals at 95 %"]
     assert [row[0].text for row in figures.rows if row[0].text] == [
         "Accuracy",

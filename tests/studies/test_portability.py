@@ -186,7 +186,7 @@ def test_the_rounding_of_floats_is_no_departure(make_case, results, tmp_path, er
     more = PortabilityStudy().extend(case, settings, {**results, "x86_64/Haswell": there})
     assert set(more) == ({"x86_64/Haswell layers here", "x86_64/Haswell layers"} if departs else set())
     if departs:
-        assert more["x86_64/Haswell layers"].variants == ("first", "second")
+        assert more["x86_64/Haswell layers"].variants == ("first", "second", "y")
         assert more["x86_64/Haswell layers"].machine == {"kind": "emulated", "arch": "x86_64", "cpu": "Haswell"}
     else:
         row = analysed(case, {**results, "x86_64/Haswell": there})["portable", '{"target": "x86_64/Haswell"}']

@@ -81,18 +81,6 @@ def test_the_best_classes_are_kept_best_first_and_minus_one_where_an_output_is_n
     assert (top("golden")[3] == -1).all()
 
 
-def test_inner_tensors_of_any_shape_can_be_kept(evaluated, x):
-    nodes = [
-        helper.make_node("Relu", ["x"], ["h"], "relu"),
-        helper.make_node("ReduceMax", ["h"], ["largest"], "largest", keepdims=0),
-        helper.make_node("Div", ["h", "largest"], ["y"], "scale"),
-    ]
-    model = make_model(nodes, {"x": (1, ["N", 64])}, {"y": (1, ["N", 64])})
-    _, _, array = evaluated(model, x, outputs=["h", "largest"], expose=True, n=4)
-    np.testing.assert_array_equal(array("golden"), np.maximum(x[:4], 0))
-    np.testing.assert_array_equal(array("golden", 1), [np.maximum(x[:4], 0).max()])
-
-
 def test_faults_are_undone_and_the_golden_output_comes_back_bit_for_bit(evaluated, images):
     faulty = {f"d{draw}": {"kind": "bit_errors", "seed": 1, "draw": draw, "rate": 0.01} for draw in range(3)}
     variants = {**GOLDEN, **faulty, "again": {"kind": "golden"}}

@@ -53,9 +53,10 @@ def _cell(view: View, profile: str, target: str) -> Cell:
 def _first_layer(view: View, profile: str, target: str) -> str:
     for row in view.of(profile, _STUDY):
         at = settings(row.condition)
-        if at.get("target") == target and "tensor" in at:
+        if at.get("target") == target and "tensor" in at and row.status == "ok":
             operator = row.detail.partition(":")[0]
-            return f"first at {at['tensor']} ({operator}), {number(row.value or 0.0)} dB from here"
+            of_those = " of those that can be looked at" if "cannot" in row.detail else ""
+            return f"first{of_those} at {at['tensor']} ({operator}), {number(row.value or 0.0)} dB from here"
     return ""
 
 

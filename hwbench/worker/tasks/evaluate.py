@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import onnx
 
 from hwbench.backend import Array, Feeds, Session
-from hwbench.faults.cuts import GraphCutter
 from hwbench.npy import NpyWriter, chosen_rows, content_hash, rows
 from hwbench.topk import best_classes
 from hwbench.worker.inputs import InputPerturber, chosen_inputs
@@ -32,13 +30,11 @@ def run(job: JobContext) -> dict[str, Any]:
         inputs: Input name to ``.npy`` path.
         n: How many inputs.
         batch: Inputs per run; the last batch is filled up by repeating its last input.
-        outputs: Names of the tensors to keep: outputs, or with ``expose`` any tensors of the graph.
+        outputs: Names of the outputs to keep.
         keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
         variants: Variant name to what is perturbed (`hwbench.worker.perturb`). It runs on all inputs, or with ``inputs`` on
             so many, chosen by its seed and draw (`hwbench.worker.inputs.chosen_inputs`).
         mutable: Whether to compile as for variants that change stored numbers, even if there are none.
-        upto: In place of ``outputs`` and ``variants``: variant name to the tensor at which the graph then ends. Every part is
-            compiled alone: a runtime that must give a tensor away may not fuse what is around it.
 
     Returns:
         Where stored numbers are changed: ``restored``, whether the golden output recomputed at the end was the same, bit for
@@ -47,35 +43,18 @@ def run(job: JobContext) -> dict[str, Any]:
         where the runtime refused the faulty build or the memory stopped it; ``memory``, what the memory reports, under
         memory errors.
     """
-    if "upto" in job.params:
-        return _run_parts(job)
     variants: Mapping[str, Mapping[str, Any]] = job.params["variants"]
     source = Path(job.params["model"])
     weights = None
     if job.params.get("mutable") or any(variant["kind"] in WEIGHT_KINDS for variant in variants.values()):
         weights = WeightPerturber.from_model(onnx.load(source))
     mutable = tuple(weights.tensors) if weights else ()
-    model = _exposing(source, job.params["outputs"]) if job.params.get("expose") else source
-    with job.load_backend().compile(model, job.options, mutable) as session:
+    with job.load_backend().compile(source, job.options, mutable) as session:
         evaluation = _Evaluation(job, session, weights)
         for name in job.variants:
             job.start(name)
             job.done(name, evaluation.variant(variants[name]))
         return {"restored": evaluation.restored(), "first": evaluation.first()} if weights else {}
-
-
-def _run_parts(job: JobContext) -> dict[str, Any]:
-    cutter = GraphCutter(onnx.load(job.params["model"]))
-    backend = job.load_backend()
-    for name in job.variants:
-        job.start(name)
-        tensor = job.params["upto"][name]
-        part = cutter.segment(cutter.inputs, [tensor])
-        with backend.compile(part.SerializeToString(), job.options) as session:
-            fed = {spec.name: job.params["inputs"][spec.name] for spec in session.inputs}
-            params = {**job.params, "inputs": fed, "outputs": [tensor], "variants": {}}
-            job.done(name, _Evaluation(replace(job, params=params), session, None).variant({"kind": "golden"}))
-    return {}
 
 
 class _Evaluation:
@@ -145,7 +124,7 @@ class _Evaluation:
             writers: list[NpyWriter] = []
             for feeds, count in self._batches(variant):
                 made = self._session.run(feeds)
-                # An inner tensor may be a single number, which has no first axis to cut.
+                # An output may be a single number, which has no first axis to cut.
                 values = [np.atleast_1d(made[name])[:count] for name in self._outputs]
                 values = [best_classes(value) for value in values] if top else values
                 if not writers:
@@ -217,12 +196,3 @@ class _Evaluation:
             if self._step >= self._n:
                 self._chunk = (first, chunk)
             yield first, chunk
-
-
-def _exposing(source: Path, names: list[str]) -> bytes:
-    """The model with ``names`` among its outputs; the runtime infers what they are."""
-    model = onnx.load(source)
-    present = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    serialized: bytes = model.SerializeToString()
-    return serialized
