@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hwbench.dataset import DataSpec
 from hwbench.errors import SpecError, UnknownNameError
+from hwbench.studies import studies
 
 
 class RunSpec(BaseModel):
@@ -114,10 +115,9 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
         elif isinstance(section, str):
             content[key] = {"source": _beside(section, folder)}
     settings = content.get("settings")
-    for study, key in (("faults", "faults"), ("worst_case", "faults"), ("memory_errors", "table")):
-        section = settings.get(study) if isinstance(settings, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = _beside(section[key], folder)
+    for study in studies.names():
+        if isinstance(settings, dict) and isinstance(settings.get(study), dict):
+            settings[study] = studies.get(study).settings_type.beside(settings[study], folder)
     if isinstance(content.get("profiles"), list):
         content["profiles"] = [
             _beside(name, folder) if isinstance(name, str) and name.endswith(".toml") else name

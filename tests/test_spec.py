@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from hwbench.errors import SpecError
 from hwbench.spec import RunSpec, load_spec, make_spec
+from hwbench.studies import studies
+from hwbench.studies.base import NamesFile, Settings
 
 GIVEN = {"model": "m.onnx", "data": {"source": "d.npz"}, "profiles": ["cpu-fp32"]}
 
@@ -104,6 +107,7 @@ def test_paths_in_a_file_are_relative_to_it(write, tmp_path):
         [settings]
         faults.faults = "list.csv"
         worst_case.faults = "worst.csv"
+        memory_errors = { table = "volts.csv", temperature_table = "heat.csv", fit = { hours = [1.0] } }
     """)
     spec, folder = load_spec(path), tmp_path / "specs"
     assert spec.model == str(folder / "m.onnx")
@@ -113,6 +117,34 @@ def test_paths_in_a_file_are_relative_to_it(write, tmp_path):
     assert spec.profiles == ["cpu-int8", str(folder / "own.toml")]
     assert spec.settings["faults"]["faults"] == str(folder / "list.csv")
     assert spec.settings["worst_case"]["faults"] == str(folder / "worst.csv")
+    memory_errors = spec.settings["memory_errors"]
+    assert memory_errors["table"] == str(folder / "volts.csv")
+    assert memory_errors["temperature_table"] == str(folder / "heat.csv")
+    assert memory_errors["fit"] == {"hours": [1.0]}
+
+
+def test_every_setting_that_names_a_file_is_marked():
+    """A validator, or the study, opens them; their descriptions say so."""
+    for name in studies.names():
+        for key, field in studies.get(name).settings_type.model_fields.items():
+            is_marked = any(isinstance(mark, NamesFile) for mark in field.metadata)
+            assert is_marked == ("CSV" in (field.description or "")), (name, key)
+
+
+def test_a_plugins_settings_name_files_by_their_annotation():
+    class Part(Settings):
+        table: Annotated[str | None, NamesFile()] = None
+        name: str = ""
+
+    class PluginSettings(Settings):
+        part: Part | None = None
+        list: Annotated[str | tuple[int, ...], NamesFile()] = ()
+
+    given = {"part": {"table": "a.csv", "name": "b"}, "list": "c.csv", "unknown": "d"}
+    located = {"part": {"table": "/specs/a.csv", "name": "b"}, "list": "/specs/c.csv", "unknown": "d"}
+    assert PluginSettings.beside(given, Path("/specs")) == located
+    assert PluginSettings.beside({"list": [1, 2], "part": 3}, Path("/specs")) == {"list": [1, 2], "part": 3}
+    assert PluginSettings.beside({"list": "/absolute.csv"}, Path("/specs")) == {"list": "/absolute.csv"}
 
 
 def test_callables_are_no_paths(write, tmp_path):

@@ -22,6 +22,17 @@ METHODS = {
     "latency": "One inference at a time with inputs bound, in a process of its own, after warming up until steady. "
     "Quantiles carry order-statistic intervals.",
     "throughput": "Batch sizes and thread counts are swept; the best point is named.",
+    "lint": "Read off the deployed graph; nothing is run. A finding says what a processor or a runtime will make of the build, "
+    "and the change that cures it.",
+    "scaling": "Latency and throughput over numbers of threads and enforced processor quotas. Efficiency is the throughput "
+    "per thread against that of one thread; outputs are compared with those of one thread.",
+    "sustained": "Runs follow each other without pause for minutes; the figure is the last window's throughput over the "
+    "first's. Windows in which other processes used the machine are rejected.",
+    "least_memory": "A bisection over enforced caps. Every trial is a fresh process, started with none of its files in memory; "
+    "the figure is the smallest cap under which loading and running succeed.",
+    "portability": "The same build on other processors' instruction sets, emulated by QEMU, against the reference and against "
+    "this processor. Where outputs differ, layers are compared in graphs whose output equals that of the uncut build bit for "
+    "bit on both machines.",
     "memory": "Peak of the whole process tree, anonymous and file-backed memory apart. A cap is enforced by the "
     "operating system.",
     "bit_flips": "Each stored bit has one uniform number per draw and flips where that lies below the rate, so that "

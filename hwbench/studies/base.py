@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
@@ -27,10 +27,30 @@ from hwbench.worker.protocol import LOCAL, Job, JobResult, Limits
 LEVEL = 0.95
 
 
+class NamesFile:
+    """Marks a setting that may name a file: ``Annotated[str, NamesFile()]``. Other values than text are left alone."""
+
+
 class Settings(BaseModel):
-    """What a study can be told; ``[settings.<study>]`` in a run specification."""
+    """Study settings: ``[settings.<study>]`` in a run specification."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def beside(cls, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Settings as they are written in a file, the relative paths among them resolved in the file's folder."""
+        return {key: cls._beside(key, value, folder) for key, value in content.items()}
+
+    @classmethod
+    def _beside(cls, key: str, value: Any, folder: Path) -> Any:
+        field = cls.model_fields.get(key)
+        if field is None:
+            return value
+        if any(isinstance(mark, NamesFile) for mark in field.metadata):
+            return str(folder / value) if isinstance(value, str) else value
+        choices = (field.annotation, *get_args(field.annotation))
+        section = next((one for one in choices if isinstance(one, type) and issubclass(one, Settings)), None)
+        return section.beside(value, folder) if section is not None and isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)

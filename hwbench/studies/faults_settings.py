@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from hwbench.faults.fault import Kind
 from hwbench.faults.space import Role
-from hwbench.studies.base import Settings
+from hwbench.studies.base import NamesFile, Settings
 from hwbench.studies.deployed import Places
 
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
@@ -29,7 +29,9 @@ class FaultsSettings(Settings):
         None, gt=0, description="inputs of each trial; default: chosen by a pilot for ci_half_width, else all"
     )
     confidence: float = Field(0.95, gt=0, lt=1)
-    faults: str | None = Field(None, description="a CSV list of faults to replay instead of drawing them")
+    faults: Annotated[str | None, NamesFile()] = Field(
+        None, description="a CSV list of faults to replay instead of drawing them"
+    )
     places: Places = Field(
         "stored", description="what faults are drawn in: numbers of the file, or what is made of inputs"
     )

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from hwbench.errors import InputError, SpecError
 from hwbench.faults.error_rates import DRAM_FIT_PER_MBIT, SRAM_14NM, TemperatureTable, VoltageTable, upset_rate
 from hwbench.faults.storage import Uncorrectable, check_stack
-from hwbench.studies.base import Settings
+from hwbench.studies.base import NamesFile, Settings
 
 Stack = tuple[str, ...]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -62,14 +62,14 @@ class FitSettings(Settings):
 class MemoryErrorsSettings(Settings):
     """What the study can be told."""
 
-    table: tuple[tuple[float, float], ...] = Field(
+    table: Annotated[tuple[tuple[float, float], ...], NamesFile()] = Field(
         SRAM_14NM.points,
         description="a CSV file with the columns voltage (V/Vmin) and ber, or such pairs; default: SRAM in 14 nm",
     )
     voltages: tuple[_Positive, ...] | None = Field(
         None, description="supply voltages, relative to Vmin; default: the table's"
     )
-    temperature_table: tuple[tuple[float, float], ...] | None = Field(
+    temperature_table: Annotated[tuple[tuple[float, float], ...] | None, NamesFile()] = Field(
         None, description="a CSV file with the columns temperature_c and ber, or such pairs; no part is like another"
     )
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(

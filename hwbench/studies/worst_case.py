@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from hwbench.errors import DataError, InputError
 from hwbench.faults.listing import check_lines, read_faults, with_formats
 from hwbench.faults.search import sign_flips
 from hwbench.faults.space import Role
-from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
+from hwbench.studies.base import GOLDEN, Analysis, Case, NamesFile, Settings, Study
 from hwbench.studies.deployed import deployed
 from hwbench.studies.greedy_search import Flip, Pool, flip_at, flips_frame, ranked, round_job
 from hwbench.studies.outputs import estimate, per_sample, row
@@ -45,7 +45,9 @@ class WorstCaseSettings(Settings):
     inputs: int = Field(128, gt=0, description="how many of the inputs a greedy search sees")
     silent: bool = Field(True, description="greedy searches leave out flips that make an output NaN or infinite")
     early_layers: int = Field(3, gt=0, description="layers, from the first one on, that data_free changes")
-    faults: str | None = Field(None, description="instead of a search: a CSV list of faults, added one after the other")
+    faults: Annotated[str | None, NamesFile()] = Field(
+        None, description="instead of a search: a CSV list of faults, added one after the other"
+    )
 
 
 @dataclass

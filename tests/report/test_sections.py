@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import HOSTILE, HOSTILE_PROFILE, UNAVAILABLE, make_rows
 
-from hwbench.report.about import data_facts, host_facts, methods, model_facts
+from hwbench.report.about import METHODS, data_facts, host_facts, methods, model_facts
 from hwbench.report.details import details
 from hwbench.report.sections import sections
 from hwbench.report.sections.coverage import asked_text, ran_text
 from hwbench.report.sections.tradeoff import pareto_front
 from hwbench.report.view import View, settings
+from hwbench.studies import studies
 from hwbench.table import Row, condition, to_frame
 
 
@@ -223,3 +224,8 @@ def test_portability_names_what_is_lost_where_and_first_at_which_layer():
     assert [row[1].text for row in targets.rows] == [
         *("avx512_vnni; onnxruntime 1", "avx2; onnxruntime 1; qemu 7", "unavailable: no QEMU")
     ]
+
+
+def test_the_method_section_has_a_text_for_every_study():
+    assert set(studies.names()) == METHODS.keys()
+    assert all(text.endswith(".") for text in METHODS.values())
