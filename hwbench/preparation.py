@@ -97,6 +97,7 @@ class Prepared:
             "data": self.data.key,
             "calibration": self.calibration.key,
             "seed": self.spec.seed,
+            "baseline": self.spec.baseline,
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "studies": {name: settings.model_dump(mode="json") for name, (_, settings) in self.studies.items()},
             "metric": [metric.name for metric in self.metrics],
@@ -115,6 +116,7 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     reference = Model.open(Path(spec.reference)) if spec.reference else model
     profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
+    _check_baseline(spec, profiles)
     _check_scheduler(spec, profiles)
     for profile in profiles:
         check_machine(profile.target.machine)
@@ -209,6 +211,12 @@ def _check_names(profiles: Sequence[Profile]) -> None:
                 if name != REFERENCE
                 else f"a profile cannot be called {REFERENCE!r}"
             )
+
+
+def _check_baseline(spec: RunSpec, profiles: Sequence[Profile]) -> None:
+    names = [profile.name for profile in profiles]
+    if spec.baseline is not None and spec.baseline not in names:
+        raise UnknownNameError("baseline among the profiles", spec.baseline, names)
 
 
 def _check_scheduler(spec: RunSpec, profiles: Sequence[Profile]) -> None:

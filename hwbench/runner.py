@@ -24,6 +24,7 @@ from hwbench.reference import settle_labels, try_reference
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Study, Subject, studies
 from hwbench.studies.coverage import ran_precisions
+from hwbench.studies.launches import in_blocks
 from hwbench.table import Row, from_frame, to_frame
 from hwbench.targets import Targets
 from hwbench.verdict import Verdict, judge
@@ -139,14 +140,13 @@ class _Run:
         """Reference, then every profile's build, then numbers several jobs at a time, then timings one by one."""
         reference = self._reference()
         self._start_builds()
-        for profile in self.prepared.profiles:
-            self._rows[profile.name] = {name: [] for name in self.prepared.studies}
-            self._plan_profile(profile, reference)
+        placed = {profile.name: self._place(profile, reference) for profile in self.prepared.profiles}
+        self._plan_studies({name: case for name, case in placed.items() if case is not None})
         self._analyse_ready()
         while wanted := self._wanted():
             self.progress.plan(len(wanted))
             self._carry_out_together([job for job in wanted if not job.exclusive])
-            for job in (job for job in wanted if job.exclusive):
+            for job in in_blocks([job for job in wanted if job.exclusive], self.prepared.spec.seed):
                 self.progress.step(self._plan_of(job).title)
                 self._job(job)
                 self.progress.advance()
@@ -190,9 +190,10 @@ class _Run:
         self._analyse(_Plan(case, study, settings, study.plan(case, settings)))
         return subject
 
-    def _plan_profile(self, profile: Profile, reference: Subject) -> None:
-        """Make the profile's build and plan its studies, or say why there is none."""
+    def _place(self, profile: Profile, reference: Subject) -> Case | None:
+        """Make the profile's build and the case that its studies measure, or say why there is none."""
         entry = self.record["profiles"][profile.name]
+        self._rows[profile.name] = {name: [] for name in self.prepared.studies}
         try:
             self.progress.step(f"{profile.name}: build")
             self._require(profile)
@@ -204,18 +205,31 @@ class _Run:
             for name, (study, _) in self.prepared.studies.items():
                 self._keep(profile, None, name, Analysis([study.missing(status, str(error))]))
             self.progress.note(profile.name, status)
-            return
+            return None
         others = self.record["profiles"].items()
         shared = [name for name, other in others if other["build"] == subject.build.key and name != profile.name]
         entry.update(status="ok", build=subject.build.key, shares_build_with=shared)
         case = self.prepared.case(profile, subject, reference)
-        for study, settings in self.prepared.studies.values():
-            if study.timing and profile.target.kind == "emulated":
-                self._keep(profile, subject.build, study.name, Analysis([study.missing("unavailable", EMULATED)]))
-            else:
-                self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
-        if all(study.timing for study, _ in self.prepared.studies.values()) and profile.target.kind == "emulated":
-            self.progress.note(profile.name, "ok")
+        timed = (study.points(case, settings) for study, settings in self.prepared.studies.values())
+        return replace(case, points={name: point for points in timed for name, point in points.items()})
+
+    def _plan_studies(self, cases: Mapping[str, Case]) -> None:
+        """Plan every study of every case; timings are compared with the baseline profile's."""
+        timed = [name for name, case in cases.items() if case.profile.target.kind != "emulated"]
+        named = self.prepared.spec.baseline
+        baseline = named if named in timed else None if named else next(iter(timed), None)
+        self.record["baseline"] = baseline
+        for name, case in cases.items():
+            if baseline not in (None, name):
+                case = replace(case, baseline=cases[baseline])
+            for study, settings in self.prepared.studies.values():
+                if study.timing and name not in timed:
+                    missing = Analysis([study.missing("unavailable", EMULATED)])
+                    self._keep(case.profile, case.subject.build, study.name, missing)
+                else:
+                    self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
+            if name not in timed and all(study.timing for study, _ in self.prepared.studies.values()):
+                self.progress.note(name, "ok")
 
     def _carry_out_together(self, jobs: Sequence[Job]) -> None:
         """Run jobs that measure no time, several at once; their numbers do not depend on how many."""

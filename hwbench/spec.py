@@ -38,6 +38,9 @@ class RunSpec(BaseModel):
     batch: int = Field(
         64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails"
     )
+    baseline: str | None = Field(
+        None, description="profile that ratios of timings refer to; default: the first that runs"
+    )
     seed: int = Field(0, ge=0)
     timeout_s: float = Field(600.0, gt=0, description="wall time after which a job is killed")
     jobs: int = Field(

@@ -23,11 +23,12 @@ RUN_HERE = ("cpu-fp32", "cpu-int8", "openvino-int8", "edge-int8-128m")
 RATES = (1e-5, 1e-3, 1e-2)
 DRAWS = 4
 SEED = 7
+LAUNCHES = {"launches": 3, "max_launches": 3, "windows": 1, "window_s": 0.02, "warm_up_s": 0.05}
 SETTINGS: dict[str, dict[str, Any]] = {
     "bit_flips": {"rates": list(RATES), "draws": DRAWS, "max_drop": 0.05},
     "noise": {"snr_db": [10, 0], "impulse_rates": [0.1], "weight_sigmas": [0.02], "draws": 2},
-    "throughput": {"batches": [1, 8], "seconds": 0.05},
-    "latency": {"samples": 500, "seconds": 1.0},
+    "throughput": {"batches": [1, 8], **LAUNCHES},
+    "latency": LAUNCHES,
     "memory": {"runs": 5},
     "fidelity": {"layers": 4, "layer_inputs": 16},
 }

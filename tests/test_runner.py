@@ -16,7 +16,7 @@ import pytest
 from models import make_model, mlp, small_cnn, static_int8
 from onnx import TensorProto, helper
 from polars.testing import assert_frame_equal
-from shared_run import STUDIES, bare_outputs, figures, some_digits
+from shared_run import LAUNCHES, STUDIES, bare_outputs, figures, some_digits
 
 import hwbench
 from hwbench import demo
@@ -325,7 +325,7 @@ def test_a_transformer_of_ids_and_mask(tmp_path):
         data=tmp_path / "data.npz",
         profiles=["cpu-int8", "openvino-int8"],
         studies=list(STUDIES),
-        settings={"bit_flips": BIT_FLIPS, "noise": NOISE, "latency": {"samples": 50}, "throughput": {"seconds": 0.01}},
+        settings={"bit_flips": BIT_FLIPS, "noise": NOISE, "latency": LAUNCHES, "throughput": LAUNCHES},
         out=tmp_path / "run",
     )
     for profile in ("cpu-int8", "openvino-int8"):
@@ -354,7 +354,7 @@ def test_a_graph_of_a_fixed_batch_is_fed_whole_batches(tmp_path):
         data=tmp_path / "data.npz",
         profiles=["cpu-fp32", "openvino-fp32"],
         studies=["accuracy", "latency", "throughput", "fidelity"],
-        settings={"latency": {"samples": 50}, "throughput": {"batches": [1, 8], "seconds": 0.01}},
+        settings={"latency": LAUNCHES, "throughput": {"batches": [1, 8], **LAUNCHES}},
         out=tmp_path / "run",
     )
     for profile in ("cpu-fp32", "openvino-fp32"):

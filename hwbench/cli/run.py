@@ -31,6 +31,9 @@ def command(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
     batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Profile that ratios of timings refer to; default: the first that runs.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random draw.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs that measure no time, run at once; default 2.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
@@ -61,6 +64,7 @@ def command(
         "task": task,
         "metric": metric,
         "batch": batch,
+        "baseline": baseline,
         "seed": seed,
         "timeout_s": timeout,
         "jobs": jobs,

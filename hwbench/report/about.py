@@ -19,12 +19,14 @@ METHODS = {
     "layers before it; its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes.",
     "coverage": "Each ONNX node's device and precision as the runtime reports them after compiling, against what the "
     "profile asked for.",
-    "latency": "One inference at a time with inputs bound, in a process of its own, after warming up until steady. "
-    "Quantiles carry order-statistic intervals.",
-    "throughput": "Batch sizes and thread counts are swept; the best point is named.",
+    "latency": "One inference at a time with inputs bound, after warming up until steady, in several fresh processes "
+    "(launches). Launch k of every profile precedes launch k + 1 of any, in random order. Windows disturbed by other "
+    "processes, a hypervisor or throttling are measured again. A figure is the geometric mean over launches, its interval "
+    "Student's on the logarithms of the launches' figures; ratios are paired by block.",
+    "throughput": "Batch sizes and thread counts are swept in the same launches as the latency; the best point is named.",
     "lint": "Read off the deployed graph; nothing is run. A finding says what a processor or a runtime will make of the build, "
     "and the change that cures it.",
-    "scaling": "Latency and throughput over numbers of threads and enforced processor quotas. Efficiency is the throughput "
+    "scaling": "Latency and throughput over numbers of threads and enforced processor quotas, in launches. Efficiency is the throughput "
     "per thread against that of one thread; outputs are compared with those of one thread.",
     "sustained": "Runs follow each other without pause for minutes; the figure is the last window's throughput over the "
     "first's. Windows in which other processes used the machine are rejected.",

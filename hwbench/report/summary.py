@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from hwbench.report.blocks import Cell, Table, figure_cell
 from hwbench.report.format import METRIC_TITLES, exact, interval_text, metric_title, size, unit_suffix, value_text
+from hwbench.report.ranking import latencies, leaders
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import Row
 from hwbench.verdict import Verdict
@@ -18,15 +18,18 @@ _OUTCOME_PHRASES = {
     "unavailable": ("could not run here", "could not run here"),
     "no rules": ("has no rules", "have no rules"),
 }
-_BEST: tuple[tuple[str, str, str, Callable[..., Row]], ...] = (
-    ("fastest", "latency", "p50_ms", min),
-    ("smallest", "memory", "model_bytes", min),
-    ("least memory", "memory", "peak_mib", min),
-    ("most tolerant of bit errors", "bit_flips", "tolerated_ber", max),
+# The title, the figure, and whether less of it is better.
+_BEST = (
+    ("fastest", "latency", "p50_ms", True),
+    ("smallest", "memory", "model_bytes", True),
+    ("least memory", "memory", "peak_mib", True),
+    ("most tolerant of bit errors", "bit_flips", "tolerated_ber", False),
 )
+_NAMED = 3  # profiles that share a lead, at most
 _COMPARED = (
     ("accuracy", "accuracy_drop"),
     ("latency", "p50_ms"),
+    ("latency", "p50_ratio"),
     ("latency", "p99_ms"),
     ("throughput", "samples_per_s"),
     ("memory", "peak_mib"),
@@ -61,18 +64,22 @@ def conclusion(view: View) -> str:
 
 
 def best(view: View) -> list[tuple[str, str, str]]:
-    """Of the profiles that pass: (what, profile, figure) of the fastest and so on; none unless two pass."""
+    """Of the profiles that pass: (title, profiles, figure) of the fastest and so on; none unless two pass.
+
+    Profiles whose intervals overlap the best one's are named with it; a lead that more than a few share is left out.
+    """
     passing = [profile for profile in view.profiles if view.outcome(profile) == "pass"]
-    found = []
-    for what, study, metric, choose in _BEST:
-        rows = [row for profile in passing if (row := view.headline(profile, study, metric)) is not None]
-        rows = [row for row in rows if row.status == "ok" and row.value is not None]
-        if len(rows) > 1:
-            winner = choose(rows, key=lambda row: row.value or 0.0)
-            names = [row.profile for row in rows if row.value == winner.value]
-            if len(names) < min(3, len(rows)):
-                found.append((what, " and ".join(names), value_text(winner)))
-    return found
+    leading = []
+    for title, study, metric, lower_is_better in _BEST:
+        figures = {name: row for name in passing if (row := view.headline(name, study, metric)) is not None}
+        figures = {name: row for name, row in figures.items() if row.status == "ok" and row.value is not None}
+        compared = latencies(view, passing) if study == "latency" else figures
+        if len(compared) > 1:
+            names = leaders(list(compared.values()), lower_is_better=lower_is_better)
+            if len(names) <= min(_NAMED, len(compared) - 1):
+                values = dict.fromkeys(value_text(figures[name]) for name in names)
+                leading.append((title, " and ".join(names), " and ".join(values)))
+    return leading
 
 
 def notice(view: View) -> str:

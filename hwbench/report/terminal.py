@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from hwbench.report.blocks import Cell
 from hwbench.report.format import figure_text, metric_title, plain, value_text
+from hwbench.report.ranking import bounds
 from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import Row
@@ -29,6 +31,7 @@ _STYLES = {
 }
 _COLUMNS = (
     ("p50 ms", "latency", "p50_ms"),
+    ("Ratio", "latency", "p50_ratio"),
     ("p99 ms", "latency", "p99_ms"),
     ("Best /s", "throughput", "samples_per_s"),
     ("Peak MiB", "memory", "peak_mib"),
@@ -73,7 +76,10 @@ def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequ
         accuracy = view.headline(profile, "accuracy", view.primary)
         if profile == REFERENCE and accuracy is None:
             continue
-        figures = [_value(view.headline(profile, study, metric)) for _, study, metric in columns]
+        figures = [
+            (_ratio if metric == "p50_ratio" else _value)(view.headline(profile, study, metric))
+            for _, study, metric in columns
+        ]
         shown.add_row(Text(plain(profile)), _value(accuracy, interval=True), *figures)
     return shown
 
@@ -106,3 +112,13 @@ def _value(row: Row | None, interval: bool = False) -> Text:
     if row.status != "ok":
         return Text(row.status, style="red")
     return Text(plain(figure_text(row) if interval else value_text(replace(row, unit="", ci_low=None))))
+
+
+def _ratio(row: Row | None) -> Text:
+    """A ratio with the larger half of its interval, as a share; "noisy" where its interval is open."""
+    if row is None or row.metric != "p50_ratio" or row.status != "ok" or row.value is None:
+        return Text("–", style="dim")
+    low, high = bounds(row)
+    if not (low > 0 and math.isfinite(high)):
+        return Text("noisy", style="yellow")
+    return Text(f"{row.value:.2f} ±{100 * max(high / row.value - 1, 1 - low / row.value):.0f}%")

@@ -119,6 +119,8 @@ class Case:
         seed: The run's seed.
         timeout_s: Wall time after which a job is killed.
         work: A folder for what a study writes for its jobs.
+        points: What every launch of this build times: see `hwbench.studies.launches`.
+        baseline: The case of the profile that ratios of timings refer to; None for that profile itself.
     """
 
     profile: Profile
@@ -133,6 +135,8 @@ class Case:
     seed: int
     timeout_s: float
     work: Path
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baseline: Case | None = None
 
     @property
     def input_files(self) -> dict[str, str]:
@@ -231,6 +235,10 @@ class Study(ABC):
 
     def check_build(self, case: Case, settings: Any) -> None:
         """Raise `InputError` where settings ask for what a build has not. Called before anything is written."""
+
+    def points(self, case: Case, settings: Any) -> dict[str, dict[str, Any]]:
+        """The points that launches of the case's build are to time for this study: see `hwbench.worker.tasks.launch`."""
+        return {}
 
     @abstractmethod
     def plan(self, case: Case, settings: Any) -> dict[str, Job]:

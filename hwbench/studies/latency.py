@@ -1,85 +1,83 @@
-"""Latency: how long one run of batch 1 takes, with order-statistic intervals, and how long loading takes."""
+"""Latency: the time that one run of batch 1 takes, over launches, and its ratio to a baseline profile."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from pydantic import Field
-
 from hwbench import stats
-from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
+from hwbench.studies.base import LEVEL, Analysis, Case
+from hwbench.studies.launch_series import NS_PER_MS, Array, Series, part, percentile, ratio_detail, series
+from hwbench.studies.launches import LaunchSettings, LaunchStudy, point
+from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import JobResult
 
-_NS_PER_MS = 1e6
-
-
-class LatencySettings(Settings):
-    """What the study can be told."""
-
-    samples: int = Field(2000, ge=20, description="runs measured, at most")
-    seconds: float = Field(10.0, gt=0, description="time spent measuring, at most")
+POINT = "latency"
+_PERCENTILES = {"p50": percentile(0.5), "p90": percentile(0.9), "p99": percentile(0.99)}
+_RUNS = 5  # of a window, at least
 
 
-class LatencyStudy(Study):
-    """Percentiles of the time one run takes once the runtime is warm."""
+class LatencyStudy(LaunchStudy):
+    """Percentiles of the time one run takes once the runtime is warm.
+
+    A percentile's figure is the geometric mean over launches of each launch's percentile, its interval comes from the spread
+    between launches, and its ratio to the baseline profile is paired by block.
+    """
 
     name = "latency"
     headline = "p50_ms"
-    settings_type = LatencySettings
-    timing = True
+    settings_type = LaunchSettings
 
-    def plan(self, case: Case, settings: LatencySettings) -> dict[str, Job]:
-        """One job, alone on the machine, under the target's limits."""
-        job = case.subject.job(
-            "latency",
-            case,
-            exclusive=True,
-            batch=case.model.batch or 1,
-            samples=settings.samples,
-            seconds=settings.seconds,
-        )
-        return {"latency": on_target(job, case)}
+    def points(self, case: Case, settings: LaunchSettings) -> dict[str, dict[str, Any]]:
+        """Batch 1, or the graph's own."""
+        return {POINT: point(settings, case.model.batch or 1, {}, _RUNS)}
 
-    def analyse(self, case: Case, settings: LatencySettings, results: Mapping[str, JobResult]) -> Analysis:
-        """p50, p90 and p99 in milliseconds; a figure that is not stable says so."""
-        result = results["latency"]
-        durations = result.array("durations") / _NS_PER_MS
-        warnings = stats.stability(window_medians(durations))
-        if not result.data["steady"]:
-            warnings.insert(0, f"not steady after {result.data['warm_up']} runs of warm-up")
-        setting, detail = condition(batch=case.model.batch or 1), "; ".join(warnings)
-        rows = []
-        for metric, q in (("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)):
-            figure = stats.quantile(durations, q, LEVEL)
-            rows.append(
-                Row(
-                    self.name,
-                    metric,
-                    setting,
-                    figure.value,
-                    "ms",
-                    figure.low,
-                    figure.high,
-                    LEVEL,
-                    figure.n,
-                    detail=detail,
-                )
-            )
-        rows.append(Row(self.name, "load_ms", value=result.data["load_ns"] / _NS_PER_MS, unit="ms", n=1))
-        rows.append(Row(self.name, "first_run_ms", value=result.data["first_run_ns"] / _NS_PER_MS, unit="ms", n=1))
-        return Analysis(rows, timings={f"latency[{case.profile.name}]": durations / 1e3})
+    def deciding(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> Iterator[Array]:
+        """The median, and its ratio to the baseline."""
+        own, baseline = (self._series(case, settings, results, baseline=side) for side in (False, True))
+        median = _PERCENTILES["p50"]
+        if own.disturbed or baseline.disturbed:
+            return
+        if own.launches:
+            yield own.values(median)
+        if own.blocks & baseline.blocks:
+            yield own.ratios(baseline, median)
 
+    def analyse(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> Analysis:
+        """p50, p90 and p99 in milliseconds, their ratios to the baseline, and the time that loading takes."""
+        own = self._series(case, settings, results)
+        if not own.launches:
+            status, reason = own.failure or ("error", "no launch was made")
+            return Analysis([self.missing(status, reason)])
+        setting = condition(batch=own.batch)
+        rows = [
+            row(self.name, f"{name}_ms", own.figure(q), "ms", setting, own.notes(q, settings.precision))
+            for name, q in _PERCENTILES.items()
+        ]
+        rows.extend(self._ratios(case, settings, results, own))
+        for metric in ("load", "first_run"):
+            figures = [one.record[f"{metric}_ns"] / NS_PER_MS for one in own.launches]
+            rows.append(row(self.name, f"{metric}_ms", stats.over_launches(figures, own.pilot, LEVEL), "ms"))
+        timings = {f"latency[{case.profile.name}]": own.seconds}
+        return Analysis(rows, parts={self.name: part({POINT: (own, None)})}, timings=timings)
 
-def window_medians(durations: np.ndarray[Any, Any], windows: int = 20) -> np.ndarray[Any, Any]:
-    """The median of each of some equal windows in time: what drifts or jumps shows there, single outliers do not."""
-    return np.array([np.median(window) for window in np.array_split(durations, min(windows, len(durations)))])
+    def _series(
+        self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult], *, baseline: bool = False
+    ) -> Series:
+        return series(results, POINT, case.model.batch or 1, settings.launches, baseline=baseline)
 
-
-def on_target(job: Job, case: Case) -> Job:
-    """The job under the limits of the profile's target."""
-    target = case.profile.target
-    return replace(job, limits=target.limits(case.timeout_s))
+    def _ratios(
+        self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult], own: Series
+    ) -> Iterator[Row]:
+        if case.baseline is None:
+            return
+        other = self._series(case, settings, results, baseline=True)
+        setting = condition(batch=own.batch, to=case.baseline.profile.name)
+        for name in ("p50", "p99"):
+            q, metric = _PERCENTILES[name], f"{name}_ratio"
+            if not own.blocks & other.blocks:
+                status, reason = other.failure or ("error", "no launch in the same block")
+                yield Row(self.name, metric, setting, status="unavailable", detail=f"{status}: {reason}")
+                continue
+            yield row(self.name, metric, own.ratio(other, q), "ratio", setting, ratio_detail(own, other))

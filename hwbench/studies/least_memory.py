@@ -114,7 +114,7 @@ class LeastMemoryStudy(Study):
             yield row(self.name, case.primary.name, estimate(case, case.primary, values), case.primary.unit, setting)
         durations, free = (one.array("durations") / _NS_PER_MS for one in (result, trials.results[UNCAPPED]))
         for metric, q in (("p50_ms", 0.5), ("p99_ms", 0.99)):
-            figure = stats.quantile(durations, q, LEVEL)
-            slower = figure.value / stats.quantile(free, q, LEVEL).value
+            figure = stats.series_quantile(durations, q, LEVEL)
+            slower = figure.value / stats.series_quantile(free, q, LEVEL).value
             said = "without a cap" if cap is None else f"{slower:.2f} times the uncapped one"
             yield row(self.name, metric, figure, "ms", setting, said)

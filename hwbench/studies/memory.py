@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
-from hwbench.studies.base import Analysis, Case, Settings, Study
+from hwbench import stats
+from hwbench.stats import Estimate
+from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.coverage import coverage_job
-from hwbench.studies.latency import on_target
+from hwbench.studies.launches import on_target
+from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -17,6 +22,10 @@ class MemorySettings(Settings):
     """What the study can be told."""
 
     runs: int = Field(20, gt=0, description="runs at batch 1 after loading")
+    launches: int = Field(3, ge=1, description="fresh processes")
+
+
+_FREE = "free-"
 
 
 class MemoryStudy(Study):
@@ -32,11 +41,11 @@ class MemoryStudy(Study):
     timing = True
 
     def plan(self, case: Case, settings: MemorySettings) -> dict[str, Job]:
-        """A run without limits, and one under the target's, each alone on the machine."""
-        job = case.subject.job("memory", case, exclusive=True, batch=case.model.batch or 1, runs=settings.runs)
-        jobs = {"free": job, "compiled": coverage_job(case)}
+        """Launches without limits, and one under the target's, each alone on the machine."""
+        jobs = {f"{_FREE}{launch}": _job(case, settings, launch) for launch in range(settings.launches)}
+        jobs["compiled"] = coverage_job(case)
         if case.profile.target.memory_mib is not None:
-            jobs["capped"] = on_target(job, case)
+            jobs["capped"] = on_target(_job(case, settings, 0), case)
         return jobs
 
     def tolerated(self) -> frozenset[str]:
@@ -45,22 +54,26 @@ class MemoryStudy(Study):
 
     def analyse(self, case: Case, settings: MemorySettings, results: Mapping[str, JobResult]) -> Analysis:
         """Peaks in MiB, the model's bytes, and the run under the cap."""
-        data = results["free"].data
-        said = f"of which {data['runtime']:.0f} MiB before the model was loaded (Python and the runtime)"
+        free = [result.data for label, result in results.items() if label.startswith(_FREE)]
+        runtime = max(data["runtime"] for data in free)
+        notes = {"{}": f"of which {runtime:.0f} MiB before the model was loaded (Python and the runtime)"}
+        settings_of = {"peak": "{}", "peak_anonymous": condition(kind="anonymous"), "peak_file": condition(kind="file")}
         rows = [
-            Row(self.name, "peak_mib", value=data["peak"], unit="MiB", n=1, detail=said),
-            Row(self.name, "peak_mib", condition(kind="anonymous"), data["peak_anonymous"], "MiB", n=1),
-            Row(self.name, "peak_mib", condition(kind="file"), data["peak_file"], "MiB", n=1),
+            *(
+                row(self.name, "peak_mib", _over(free, key), "MiB", setting, notes.get(setting, ""))
+                for key, setting in settings_of.items()
+            ),
             Row(self.name, "model_bytes", value=float(case.subject.build.bytes), unit="B"),
         ]
         compiled = results["compiled"].data.get("compiled")
         if compiled:
             rows.append(Row(self.name, "model_bytes", condition(form="compiled"), float(compiled["bytes"]), "B"))
         if "capped" in results:
-            rows.extend(self._capped(case, results["capped"], data["run_ns"]))
+            free_ns = float(np.median([data["run_ns"] for data in free]))
+            rows.extend(self._capped(case, results["capped"], free_ns))
         return Analysis(rows)
 
-    def _capped(self, case: Case, result: JobResult, free_ns: int) -> Iterator[Row]:
+    def _capped(self, case: Case, result: JobResult, free_ns: float) -> Iterator[Row]:
         setting = condition(cap_mib=case.profile.target.memory_mib)
         mechanism = str(result.usage.get("mechanism", "no mechanism"))
         if not result.ok:
@@ -84,3 +97,12 @@ class MemoryStudy(Study):
             n=1,
             detail=f"enforced by {mechanism}; a run took {slower:.2f} times the uncapped one's time",
         )
+
+
+def _job(case: Case, settings: MemorySettings, launch: int) -> Job:
+    batch = case.model.batch or 1
+    return case.subject.job("memory", case, exclusive=True, batch=batch, runs=settings.runs, launch=launch)
+
+
+def _over(launches: Sequence[Mapping[str, Any]], key: str) -> Estimate:
+    return stats.over_launches([data[key] for data in launches], level=LEVEL)

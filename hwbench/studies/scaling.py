@@ -10,22 +10,21 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from hwbench import stats
-from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
-from hwbench.studies.latency import on_target
+from hwbench.studies.base import GOLDEN, Analysis, Case, Study
+from hwbench.studies.launch_series import OWN, Series, pace, part, percentile, ratio_detail, series
+from hwbench.studies.launches import LaunchSettings, launch, on_target, point
 from hwbench.studies.outputs import chunks, estimate, per_sample, row
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
 Array = np.ndarray[Any, Any]
 
-_NS_PER_MS = 1e6
 _POINT = "point"
-_WINDOWS = 20
+_RUNS = 1  # of a window, at least
 
 
-class ScalingSettings(Settings):
-    """What the study can be told."""
+class ScalingSettings(LaunchSettings):
+    """Settings of the study."""
 
     threads: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
         None, description="numbers of threads; default: powers of two up to every core"
@@ -34,7 +33,6 @@ class ScalingSettings(Settings):
         (0.5, 1.0),
         description="processor time in cores that the process tree is held to; those above the cores are left out",
     )
-    seconds: float = Field(1.0, gt=0, description="time spent measuring each point")
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,9 @@ class _Point:
 class ScalingStudy(Study):
     """A sweep over numbers of threads, and over processor quotas enforced on the whole process tree.
 
-    Every point measures batch 1 (or the graph's own): percentiles of one run and samples per second; and runs all inputs, whose
-    answers are held against those of the first point. More threads may change the last bits of floating-point sums, and must
-    change no more than that.
+    Every point is launched in fresh processes, block by block, at batch 1 (or the graph's own): percentiles of one run and
+    samples per second; and runs all inputs, whose answers are compared with those of the first point. More threads may change
+    the last bits of floating-point sums, and must change no more than that.
     """
 
     name = "scaling"
@@ -65,15 +63,16 @@ class ScalingStudy(Study):
     timing = True
 
     def plan(self, case: Case, settings: ScalingSettings) -> dict[str, Job]:
-        """Two jobs a point, one timed and alone on the machine, one for the answers."""
+        """For each point its launches, alone on the machine, and a job for the answers."""
         jobs = {}
-        for name, point in _points(case, settings).items():
-            limited = _limited(case, point)
-            variant = {_POINT: {"batch": case.model.batch or 1, "options": dict(point.options)}}
-            timed = case.subject.job("throughput", case, exclusive=True, seconds=settings.seconds, variants=variant)
-            jobs[f"time-{name}"] = replace(limited(timed), variants=(_POINT,))
-            outputs = limited(case.evaluation(GOLDEN))
-            jobs[f"outputs-{name}"] = replace(outputs, options={**outputs.options, **point.options})
+        for name, at in _points(case, settings).items():
+            timed = replace(case, points={_POINT: point(settings, case.model.batch or 1, at.options, _RUNS)})
+            for block in range(settings.launches):
+                job = launch(timed, block)
+                params = {**job.params, "quota": job.params["quota"] or at.quota is not None}
+                jobs[f"{name}-{OWN}-{block}"] = _limited(case, at)(replace(job, params=params))
+            outputs = _limited(case, at)(case.evaluation(GOLDEN))
+            jobs[f"{name}-outputs"] = replace(outputs, options={**outputs.options, **at.options})
         return jobs
 
     def measure(self, case: Case, settings: ScalingSettings, results: Mapping[str, JobResult]) -> Analysis:
@@ -83,54 +82,42 @@ class ScalingStudy(Study):
     def analyse(self, case: Case, settings: ScalingSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Speed and answers at every point; what each further thread adds."""
         rows: list[Row] = []
-        timings = {}
-        base: Array | None = None
+        timings, measured = {}, {}
+        base: tuple[Series, float] | None = None
         points = _points(case, settings)
         first = next(iter(points))
-        for name, point in points.items():
-            timed = results[f"time-{name}"]
-            status, reason = timed.failed.get(_POINT, (timed.status, timed.detail))
-            if status != "ok":
-                rows.append(replace(self.missing(status, reason), condition=point.condition))
+        for name, at in points.items():
+            of_point = _series(case, settings, results, name)
+            if of_point.failure is not None:
+                status, reason = of_point.failure
+                rows.append(replace(self.missing(status, reason), condition=at.condition))
                 continue
-            durations = timed.array(_POINT) / _NS_PER_MS
-            timings[f"scaling[{case.profile.name}-{name}]"] = durations / 1e3
-            rows.extend(self._speed(case, point, durations, timed.usage))
-            threads = point.setting.get("threads")
+            measured[name] = (of_point, None)
+            timings[f"scaling[{case.profile.name}-{name}]"] = of_point.seconds
+            rows.extend(self._speed(settings, at, of_point, results[f"{name}-{OWN}-0"].usage))
+            threads = at.setting.get("threads")
             if threads is not None and base is not None:
-                more = threads / points[first].setting["threads"]
-                rows.append(self._efficiency(case, point, base, durations, more))
-            base = durations if base is None else base
-            rows.extend(self._answers(case, point, results[f"outputs-{name}"], results[f"outputs-{first}"]))
-        return Analysis(rows, timings=timings)
+                rows.append(self._efficiency(at, of_point, base[0], threads / base[1]))
+            if threads is not None and base is None:
+                base = of_point, threads
+            rows.extend(self._answers(case, at, results[f"{name}-outputs"], results[f"{first}-outputs"]))
+        return Analysis(rows, parts={self.name: part(measured)}, timings=timings)
 
-    def _speed(self, case: Case, point: _Point, durations: Array, usage: Mapping[str, Any]) -> Iterator[Row]:
-        enforced = f"enforced by {usage['mechanism']}" if "mechanism" in usage else ""
-        for metric, q in (("p50_ms", 0.5), ("p99_ms", 0.99)):
-            yield row(self.name, metric, stats.quantile(durations, q, LEVEL), "ms", point.condition, enforced)
-        batch, windows = case.model.batch or 1, _windows(durations)
-        speed = stats.mean_interval(windows, LEVEL, case.seed)
-        low = batch * 1e3 / speed.high
-        high = batch * 1e3 / speed.low if speed.low > 0 else float("inf")
-        value = batch * 1e3 / float(durations.mean())
-        detail = "; ".join([*([enforced] if enforced else []), *stats.stability(windows, minimum=5)])
-        yield Row(
-            self.name, self.headline, point.condition, value, "1/s", min(low, value), max(high, value), LEVEL,
-            len(durations), detail=detail,
-        )  # fmt: skip
+    def _speed(
+        self, settings: ScalingSettings, at: _Point, of_point: Series, usage: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        enforced = [f"enforced by {usage['mechanism']}"] if "mechanism" in usage else []
+        speeds = (("p50_ms", "ms", percentile(0.5)), ("p99_ms", "ms", percentile(0.99)))
+        for metric, unit, statistic in (*speeds, (self.headline, "1/s", pace(of_point.batch))):
+            notes = "; ".join([*enforced, of_point.notes(statistic, settings.precision)])
+            yield row(self.name, metric, of_point.figure(statistic), unit, at.condition, notes)
 
-    def _efficiency(self, case: Case, point: _Point, base: Array, durations: Array, more: float) -> Row:
+    def _efficiency(self, at: _Point, of_point: Series, base: Series, more: float) -> Row:
         """Speed-up over the first point as a share of the threads added: 1 is perfect scaling."""
-        ratio = stats.ratio_of_means(_windows(base), _windows(durations), LEVEL, case.seed)
+        ratio = of_point.ratio(base, pace(of_point.batch))
         share = replace(ratio, value=ratio.value / more, low=ratio.low / more, high=ratio.high / more)
-        return row(
-            self.name,
-            "scaling_efficiency",
-            share,
-            "ratio",
-            point.condition,
-            f"{ratio.value:.2f} times as fast as the first",
-        )
+        detail = f"{ratio.value:.2f} times as fast as the first; {ratio_detail(of_point, base)}"
+        return row(self.name, "scaling_efficiency", share, "ratio", at.condition, detail)
 
     def _answers(self, case: Case, point: _Point, result: JobResult, first: JobResult) -> Iterator[Row]:
         for one in (first, result):
@@ -176,9 +163,9 @@ def _limited(case: Case, point: _Point) -> Callable[[Job], Job]:
     return limited
 
 
-def _windows(durations: Array) -> Array:
-    """Mean duration of some equal windows in time: runs that follow each other are not independent, windows nearly are."""
-    return np.array([window.mean() for window in np.array_split(durations, min(_WINDOWS, len(durations)))])
+def _series(case: Case, settings: ScalingSettings, results: Mapping[str, JobResult], name: str) -> Series:
+    own = {f"{OWN}-{block}": results[f"{name}-{OWN}-{block}"] for block in range(settings.launches)}
+    return series(own, _POINT, case.model.batch or 1, settings.launches)
 
 
 def _apart(case: Case, first: JobResult, result: JobResult) -> tuple[float, bool]:

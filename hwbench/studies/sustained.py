@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hwbench import stats
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
-from hwbench.studies.latency import on_target
+from hwbench.studies.launches import on_target
 from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult

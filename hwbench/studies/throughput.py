@@ -1,24 +1,27 @@
-"""Throughput: samples per second over batch sizes and threads, and the best point."""
+"""Throughput: samples per second over batch sizes and threads, over launches, and the best point."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from hwbench import stats
-from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
-from hwbench.studies.latency import on_target, window_medians
+from hwbench.studies.base import Analysis, Case
+from hwbench.studies.launch_series import Array, Series, pace, part, ratio_detail, series
+from hwbench.studies.launches import LaunchSettings, LaunchStudy, point
+from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import JobResult
+
+_RUNS = 1  # of a window, at least: with large batches a run takes seconds
 
 
-class ThroughputSettings(Settings):
-    """What the study can be told."""
+class ThroughputSettings(LaunchSettings):
+    """Settings of the study."""
 
     batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
         (1, 8, 32), min_length=1, description="batch sizes; a graph's fixed batch prevails"
@@ -26,81 +29,108 @@ class ThroughputSettings(Settings):
     threads: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
         None, description="default: 1 and every core; a profile's own setting prevails"
     )
-    seconds: float = Field(0.5, gt=0, description="time spent measuring each point")
 
 
-class ThroughputStudy(Study):
+class ThroughputStudy(LaunchStudy):
     """A sweep over batch sizes and numbers of threads."""
 
     name = "throughput"
     headline = "samples_per_s"
     settings_type = ThroughputSettings
-    timing = True
 
-    def plan(self, case: Case, settings: ThroughputSettings) -> dict[str, Job]:
-        """One job with a variant for every point, alone on the machine, under the target's limits."""
-        points = self._points(case, settings)
-        job = case.subject.job("throughput", case, exclusive=True, seconds=settings.seconds, variants=points)
-        return {"throughput": replace(on_target(job, case), variants=tuple(points))}
+    def points(self, case: Case, settings: ThroughputSettings) -> dict[str, dict[str, Any]]:
+        """One point for each batch size and number of threads."""
+        option = case.subject.backend_type.threads_option
+        return {
+            name: point(settings, batch, {option: threads} if option else {}, _RUNS)
+            for name, (batch, threads) in _swept(case, settings).items()
+        }
+
+    def deciding(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Iterator[Array]:
+        """The best point's throughput."""
+        measured = [own for own in self._all(case, settings, results).values() if own.launches]
+        if measured:
+            best = max(measured, key=lambda own: own.figure(pace(own.batch)).value)
+            if not best.disturbed:
+                yield best.values(pace(best.batch))
 
     def analyse(self, case: Case, settings: ThroughputSettings, results: Mapping[str, JobResult]) -> Analysis:
-        """A row for every point, and the best one again without a condition."""
-        result, points = results["throughput"], self._points(case, settings)
+        """A row for every point and its ratio to the baseline's, and the best point again without a condition."""
         rows, timings = [], {}
-        for name, point in points.items():
-            setting = condition(batch=point["batch"], **({"threads": point["threads"]} if point["threads"] else {}))
-            if name in result.failed:
-                status, reason = result.failed[name]
-                rows.append(replace(self.missing(status, reason), condition=setting))
+        swept, measured = _swept(case, settings), self._all(case, settings, results)
+        for name, own in measured.items():
+            setting = _setting(*swept[name])
+            if not own.launches:
+                status, reason = own.failure or ("error", "no launch was made")
+                rows.append(replace(self.missing(status, reason), condition=condition(**setting)))
                 continue
-            seconds = result.array(name) / 1e9
-            timings[f"throughput[{case.profile.name}-{name}]"] = seconds
-            mean = stats.mean_interval(seconds, LEVEL, case.seed)
-            warnings = stats.stability(window_medians(seconds), minimum=5)
-            if not result.data["variants"][name]["steady"]:
-                warnings.insert(0, "not steady after the warm-up")
-            figures = (
-                point["batch"] / mean.value,
-                point["batch"] / mean.high,
-                point["batch"] / mean.low if mean.low > 0 else float("inf"),
-            )
-            value, low, high = figures
-            rows.append(
-                Row(
-                    self.name,
-                    self.headline,
-                    setting,
-                    value,
-                    "1/s",
-                    low,
-                    high,
-                    LEVEL,
-                    mean.n,
-                    detail="; ".join(warnings),
-                )
-            )
-        best = max((row for row in rows if row.value is not None), key=lambda row: row.value or 0.0, default=None)
-        if best is not None:
-            rows.append(replace(best, condition="{}", detail=f"best of {len(points)} points: {_words(best.condition)}"))
-        return Analysis(rows, timings=timings)
+            timings[f"throughput[{case.profile.name}-{name}]"] = own.seconds
+            speed = pace(own.batch)
+            notes = own.notes(speed, settings.precision)
+            rows.append(row(self.name, self.headline, own.figure(speed), "1/s", condition(**setting), notes))
+        rows.extend(self._best(case, settings, results, rows))
+        points = {name: (own, swept[name][1] or None) for name, own in measured.items()}
+        return Analysis(rows, parts={self.name: part(points)}, timings=timings)
 
-    def _points(self, case: Case, settings: ThroughputSettings) -> dict[str, dict[str, Any]]:
-        option = case.subject.backend_type.threads_option
-        chosen = case.subject.options.get(option, 0) if option else 0
-        if option is None or chosen:
-            threads: tuple[int, ...] = (chosen,)
-        else:
-            threads = settings.threads or tuple(sorted({1, os.cpu_count() or 1}))
-        batches = (case.model.batch,) if case.model.batch else settings.batches
+    def _all(
+        self, case: Case, settings: ThroughputSettings, results: Mapping[str, JobResult], *, baseline: bool = False
+    ) -> dict[str, Series]:
+        """The points of the build, or of the baseline, over their launches."""
+        swept = _swept(case.baseline if baseline and case.baseline else case, settings)
         return {
-            f"batch{batch}-threads{count}": {
-                "batch": batch,
-                "threads": count,
-                "options": {option: count} if option else {},
-            }
-            for batch in batches
-            for count in threads
+            name: series(results, name, batch, settings.launches, baseline=baseline)
+            for name, (batch, _) in swept.items()
         }
+
+    def _best(
+        self, case: Case, settings: ThroughputSettings, results: Mapping[str, JobResult], rows: list[Row]
+    ) -> Iterator[Row]:
+        """The best point again, and the ratios to the baseline: point by point, and best to best."""
+        best = _fastest(self._all(case, settings, results))
+        if best is None:
+            return
+        swept = _swept(case, settings)
+        setting = condition(**_setting(*swept[best[0]]))
+        point_row = next(one for one in rows if one.condition == setting)
+        words = f"best of {len(swept)} points: {_words(setting)}"
+        yield replace(point_row, condition="{}", detail=f"{words}; {point_row.detail}")
+        if case.baseline is None:
+            return
+        other, to = self._all(case, settings, results, baseline=True), case.baseline.profile.name
+        pairs = {
+            condition(**_setting(*swept[name]), to=to): (own, other[name])
+            for name, own in self._all(case, settings, results).items()
+            if name in other
+        }
+        fastest = _fastest(other)
+        if fastest is not None:
+            pairs[condition(to=to)] = (best[1], fastest[1])
+        for setting, (own, theirs) in pairs.items():
+            speed, base = pace(own.batch), pace(theirs.batch)
+            if own.blocks & theirs.blocks:
+                ratio = own.ratio(theirs, speed, base)
+                yield row(self.name, "samples_per_s_ratio", ratio, "ratio", setting, ratio_detail(own, theirs))
+
+
+def _fastest(points: Mapping[str, Series]) -> tuple[str, Series] | None:
+    measured = {name: own for name, own in points.items() if own.launches}
+    return max(measured.items(), key=lambda item: item[1].figure(pace(item[1].batch)).value, default=None)
+
+
+def _swept(case: Case, settings: ThroughputSettings) -> dict[str, tuple[int, int]]:
+    """Point's name to batch and threads; 0 threads where the runtime chooses."""
+    option = case.subject.backend_type.threads_option
+    chosen = case.subject.options.get(option, 0) if option else 0
+    if option is None or chosen:
+        threads: tuple[int, ...] = (chosen,)
+    else:
+        threads = settings.threads or tuple(sorted({1, os.cpu_count() or 1}))
+    batches = (case.model.batch,) if case.model.batch else settings.batches
+    return {f"batch{batch}-threads{count}": (batch, count) for batch in batches for count in threads}
+
+
+def _setting(batch: int, threads: int) -> dict[str, int]:
+    return {"batch": batch, **({"threads": threads} if threads else {})}
 
 
 def _words(setting: str) -> str:

@@ -76,6 +76,8 @@ class Job:
         machine: Where it is to run: the arguments of `hwbench.targets.open_target`.
         own_copy: Folder of a `hwbench.targets.own_copy.OwnCopy` that it runs from, nothing of which is in memory when a
             worker starts; empty for the files that everybody uses, in whatever state they are. Local machines only.
+        block: Where an exclusive job is one of several launches: those of one block run before those of the next. Not part
+            of the work.
     """
 
     task: str
@@ -89,6 +91,7 @@ class Job:
     files: tuple[str, ...] = ()
     machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
     own_copy: str = ""
+    block: int | None = None
 
     @property
     def key(self) -> str:

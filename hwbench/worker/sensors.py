@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from hwbench.worker.disturbance import cpu_stat_files, throttled
 
 COLUMNS = (
     "own_cpu_s",
@@ -24,8 +24,6 @@ COLUMNS = (
     "gpu_temperature_c",
 )
 _IDLE = frozenset({"idle", "iowait", "guest", "guest_nice"})  # guest time is counted in user time already
-# In cpu.stat: microseconds under cgroup v2, nanoseconds under v1.
-_HELD_BACK = {"throttled_usec": 1e-6, "throttled_time": 1e-9}
 
 
 class Sensors:
@@ -34,7 +32,7 @@ class Sensors:
     def __init__(self) -> None:
         self._psutil = _module("psutil")
         self._gpus, self._nvml = _gpus()
-        self._cpu_stat = next((path for path in _cpu_stat_files() if path.is_file()), None)
+        self._cpu_stat = next((path for path in cpu_stat_files() if path.is_file()), None)
 
     def read(self) -> list[float]:
         """The state now, in the order of `COLUMNS`; processor and held-back time count up from some moment."""
@@ -78,10 +76,7 @@ class Sensors:
         return float(hottest.current), float(hottest.high or hottest.critical or math.nan)
 
     def _held_back(self) -> float:
-        if self._cpu_stat is None:
-            return math.nan
-        stat = dict(line.split() for line in self._cpu_stat.read_text().splitlines())
-        return next((int(stat[name]) * unit for name, unit in _HELD_BACK.items() if name in stat), math.nan)
+        return throttled(self._cpu_stat) if self._cpu_stat else math.nan
 
 
 def _module(name: str) -> Any:
@@ -101,13 +96,3 @@ def _gpus() -> tuple[list[Any], Any]:
     except nvml.NVMLError:  # no driver, so no GPU
         return [], nvml
     return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())], nvml
-
-
-def _cpu_stat_files() -> Iterator[Path]:
-    """Where the control group of this process may keep its account of processor time."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield Path(f"/sys/fs/cgroup{path}/cpu.stat")
-        elif "cpu" in controllers.split(","):
-            yield from (Path(f"/sys/fs/cgroup/{name}{path}/cpu.stat") for name in (controllers, "cpu"))

@@ -22,7 +22,7 @@ from hwbench_onnxruntime import OnnxRuntimeBackend
 from hwbench import demo
 from hwbench.targets import open_target
 from hwbench.worker.protocol import Job
-from hwbench.worker.tasks.latency import time_runs, uncollected
+from hwbench.worker.timing import time_runs, uncollected
 
 TOLERANCE = 0.03
 BACKEND = "hwbench_onnxruntime:OnnxRuntimeBackend"
@@ -120,10 +120,12 @@ def test_the_reported_median_is_within_three_percent_of_a_program_without_hwbenc
     target, pairs, runs = open_target("local"), 16, 2000
 
     def reported(index: int) -> float:
-        params = {"model": str(demo.MODEL), "inputs": {"image": str(file)}, "batch": 1, "samples": runs, "seconds": 10}
-        result = target.run(Job("hwbench.worker.tasks.latency:run", params, BACKEND, OPTIONS), tmp_path / str(index))
+        one = {"batch": 1, "options": {}, "windows": 1, "window_s": 0, "runs": runs, "warm_up_s": 1.0}
+        params = {"model": str(demo.MODEL), "inputs": {"image": str(file)}, "quota": False, "points": {"one": one}}
+        job = Job("hwbench.worker.tasks.launch:run", params, BACKEND, OPTIONS, variants=("one",))
+        result = target.run(job, tmp_path / str(index))
         assert result.ok, result.detail
-        return float(np.median(result.array("durations")))
+        return float(np.median(result.array("one")))
 
     def bare() -> float:
         command = [sys.executable, "-c", BARE_PROGRAM, str(demo.MODEL), str(file), str(runs)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from shared_run import LAUNCHES
 
 from hwbench import demo, profile
 from hwbench.api import Run
@@ -20,8 +21,8 @@ def short(shared, tmp_path, monkeypatch):
         {
             "bit_flips": {"rates": [1e-4], "draws": 2},
             "noise": {"draws": 2, "snr_db": [5], "impulse_rates": [], "weight_sigmas": []},
-            "throughput": {"batches": [1], "seconds": 0.01},
-            "latency": {"samples": 50},
+            "throughput": {"batches": [1], **LAUNCHES},
+            "latency": LAUNCHES,
             "fidelity": {"layers": 0},
         },
     )

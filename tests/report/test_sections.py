@@ -3,15 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from synthetic_run import HOSTILE, HOSTILE_PROFILE, UNAVAILABLE, make_rows
 
 from hwbench.report.about import METHODS, data_facts, host_facts, methods, model_facts
 from hwbench.report.details import details
 from hwbench.report.sections import sections
 from hwbench.report.sections.coverage import asked_text, ran_text
-from hwbench.report.sections.tradeoff import pareto_front
 from hwbench.report.view import View, settings
 from hwbench.studies import studies
 from hwbench.table import Row, condition, to_frame
@@ -89,16 +86,6 @@ def test_runs_under_a_cap_are_listed_even_if_they_died():
     assert section.charts == ()
     cell = section.tables[0].rows[0][2]
     assert (cell.tone, cell.text, cell.notes) == ("error", "oom", (died.detail,))
-
-
-@given(points=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), falls=st.booleans())
-def test_the_pareto_front_is_what_no_other_point_beats(points, falls):
-    front = pareto_front([(float(cost), float(quality)) for cost, quality in points], falls)
-    sign = -1 if falls else 1
-    for place, (cost, quality) in enumerate(points):
-        at_least = [(c, q) for c, q in points if c <= cost and sign * q >= sign * quality]
-        assert (place in front) == all(other == (cost, quality) for other in at_least)
-    assert front
 
 
 def test_details_hold_rules_figures_layers_classes_and_nodes(run, table, verdicts):

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from dask_processes import DEADLINE_S, processes, until
 from models import small_cnn
+from shared_run import LAUNCHES
 
 import hwbench
 from hwbench.errors import SpecError, UnavailableError
@@ -88,7 +89,7 @@ def test_a_run_on_a_board_gives_the_boards_figures(boards, case):
         data=case / "data.npz",
         profiles=["cpu-int8", str(case / "on-a.toml"), str(case / "on-none.toml")],
         studies=["accuracy", "latency"],
-        settings={"latency": {"samples": 50}},
+        settings={"latency": LAUNCHES},
         scheduler=boards,
         out=case / "run",
     )

@@ -8,6 +8,7 @@ from typing import Any
 from hwbench.report import charts
 from hwbench.report.blocks import Cell, Chart, Section, Table, short_cell
 from hwbench.report.format import figure_text, metric_title
+from hwbench.report.ranking import bounds, latencies, pareto_front
 from hwbench.report.view import View
 from hwbench.table import Row
 
@@ -20,12 +21,12 @@ def section(view: View) -> Section | None:
     pairs = _pairs(view)
     if len(pairs) < 2:
         return None
+    costs = latencies(view, [profile for profile, _, _ in pairs])
     front = pareto_front(
-        [(latency.value or 0.0, accuracy.value or 0.0) for _, latency, accuracy in pairs], falls=view.primary_falls
+        {profile: (bounds(costs[profile]), accuracy.value or 0.0) for profile, _, accuracy in pairs},
+        falls=view.primary_falls,
     )
-    points = [
-        _point(profile, latency, accuracy, place in front) for place, (profile, latency, accuracy) in enumerate(pairs)
-    ]
+    points = [_point(profile, latency, accuracy, profile in front) for profile, latency, accuracy in pairs]
     times = [point["x"] for point in points]
     spec = charts.scatter(
         points,
@@ -39,9 +40,9 @@ def section(view: View) -> Section | None:
             Cell(profile, profile=profile),
             short_cell(latency),
             short_cell(accuracy),
-            Cell("yes" if place in front else "no"),
+            Cell("yes" if profile in front else "no"),
         )
-        for place, (profile, latency, accuracy) in enumerate(pairs)
+        for profile, latency, accuracy in pairs
     )
     figures = Table(
         ("Profile", "Median latency", metric_title(view.primary), "On the front"), body, "Figures drawn", folded=True
@@ -50,31 +51,16 @@ def section(view: View) -> Section | None:
         "Latency against accuracy",
         spec,
         tuple(profile for profile, _, _ in pairs),
-        "Bars are intervals. The dashed line is the Pareto front: no other profile is both faster and at least as "
-        "accurate.",
+        "Bars are intervals. The dashed line is the Pareto front: no other profile is at least as accurate and faster by "
+        "an interval that does not overlap.",
         figures,
     )
-    names = [profile for place, (profile, _, _) in enumerate(pairs) if place in front]
+    names = [profile for profile, _, _ in pairs if profile in front]
     return Section(
         "Speed against accuracy",
         f"One inference at a time (batch 1) on this machine. On the Pareto front: {', '.join(names)}.",
         (chart,),
     )
-
-
-def pareto_front(points: list[tuple[float, float]], falls: bool = False) -> set[int]:
-    """The places of the points that none other dominates.
-
-    Args:
-        points: (cost, quality); lower cost is better.
-        falls: Whether lower quality figures are the better ones.
-    """
-    signed = [(cost, -quality if falls else quality) for cost, quality in points]
-
-    def beaten(cost: float, quality: float) -> bool:
-        return any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in signed)
-
-    return {place for place, (cost, quality) in enumerate(signed) if not beaten(cost, quality)}
 
 
 def _pairs(view: View) -> list[tuple[str, Row, Row]]:

@@ -16,8 +16,8 @@ from hwbench.backend import Session
 from hwbench.npy import NpyWriter, rows
 from hwbench.worker.cap import lower_cap
 from hwbench.worker.protocol import JobContext
-from hwbench.worker.tasks.latency import first_batch, time_runs
 from hwbench.worker.tasks.memory import Peak, tree
+from hwbench.worker.timing import first_batch, time_runs
 
 LOAD, RUN = "load", "run"
 _FEWEST = 2

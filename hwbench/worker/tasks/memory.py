@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from hwbench.worker.protocol import JobContext
-from hwbench.worker.tasks.latency import first_batch
+from hwbench.worker.timing import first_batch
 
 _MIB = 1 / 1024  # /proc counts in KiB
 _SAMPLE_S = 0.002
 
 
 def run(job: JobContext) -> dict[str, Any]:
-    """Params: ``model``, ``inputs``, ``batch``, ``runs``.
+    """Params: ``model``, ``inputs``, ``batch``, ``runs``, ``launch`` (a number that makes equal work another launch).
 
     Returns:
         In MiB, of the whole process tree: ``runtime`` (Python, numpy and the runtime, before the model is loaded), ``loaded``,

@@ -10,10 +10,11 @@ import numpy as np
 
 from hwbench.worker import sensors
 from hwbench.worker.protocol import JobContext
-from hwbench.worker.tasks.latency import first_batch, reach_steady_state, uncollected
+from hwbench.worker.timing import first_batch, reach_steady_state, uncollected
 
 # Of each slice: samples per run's batch, seconds in runs, seconds on the clock; then what the sensors say.
 COLUMNS = ("runs", "run_s", "clock_s", *sensors.COLUMNS)
+_WARM_UP_S = 5.0
 # Those that count up, of which a slice has what was added.
 _COUNTING = ("own_cpu_s", "machine_cpu_s", "held_back_s")
 
@@ -30,7 +31,7 @@ def run(job: JobContext) -> dict[str, Any]:
     table = np.full((job.params["slices"], len(COLUMNS)), np.nan)
     with backend.compile(model, job.options) as session, uncollected():
         call = session.bind(first_batch(job.params["inputs"], job.params["batch"]))
-        warm_up, _ = reach_steady_state(call)
+        warm_up, _ = reach_steady_state(call, _WARM_UP_S)
         machine = sensors.Sensors()
         clock, before = perf_counter(), np.array(machine.read())
         for line in table:

@@ -1,4 +1,4 @@
-"""Task: how long one run takes, once the runtime has warmed up."""
+"""Timing loops: inputs of one batch, warm-up until steady, durations of single runs."""
 
 from __future__ import annotations
 
@@ -12,38 +12,12 @@ import numpy as np
 
 from hwbench.backend import Array
 from hwbench.npy import rows
-from hwbench.worker.protocol import JobContext
 
-# Two neighbouring windows of runs count as steady when their means differ by less, and the spread of the later is less.
+Durations = np.ndarray[Any, np.dtype[np.int64]]
+
+# Two neighboring windows of runs count as steady when their means differ by less, and the spread of the later is less.
 _STEADY_DRIFT = 0.10
 _STEADY_SPREAD = 0.10
-_WARM_UP_NS = 5_000_000_000
-
-
-def run(job: JobContext) -> dict[str, Any]:
-    """Time a build's runs.
-
-    Params: ``model``, ``inputs`` (input name to ``.npy`` path), ``batch``, ``samples`` (runs wanted), ``seconds`` (a limit
-    on them).
-
-    Returns:
-        ``load_ns`` (making the session, libraries already loaded), ``first_run_ns``, ``warm_up`` (runs left out), ``steady``.
-        Array ``durations``: nanoseconds per run, int64.
-    """
-    backend, model = job.load_backend(), Path(job.params["model"])
-    backend.preload()
-    start = perf_counter_ns()
-    with backend.compile(model, job.options) as session:
-        load = perf_counter_ns() - start
-        call = session.bind(first_batch(job.params["inputs"], job.params["batch"]))
-        start = perf_counter_ns()
-        call()
-        first = perf_counter_ns() - start
-        with uncollected():
-            warm_up, steady = reach_steady_state(call)
-            durations = time_runs(call, job.params["samples"], int(job.params["seconds"] * 1e9))
-    job.save("durations", durations)
-    return {"load_ns": load, "first_run_ns": first, "warm_up": warm_up + 1, "steady": steady}
 
 
 def first_batch(inputs: dict[str, str], batch: int) -> dict[str, Array]:
@@ -55,9 +29,7 @@ def first_batch(inputs: dict[str, str], batch: int) -> dict[str, Array]:
     return feeds
 
 
-def time_runs(
-    call: Callable[[], object], samples: int, limit_ns: int, least: int = 20
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def time_runs(call: Callable[[], object], samples: int, limit_ns: int, least: int = 20) -> Durations:
     """Durations of up to ``samples`` runs, in nanoseconds; fewer, but at least ``least``, where ``limit_ns`` is reached."""
     durations = np.empty(samples, dtype=np.int64)
     begin = perf_counter_ns()
@@ -71,18 +43,24 @@ def time_runs(
     return durations
 
 
-def reach_steady_state(call: Callable[[], object], window: int = 50) -> tuple[int, bool]:
-    """Run until two neighbouring windows agree.
+def reach_steady_state(call: Callable[[], object], limit_s: float, window: int = 50) -> tuple[int, bool]:
+    """Run until two neighboring windows of runs agree.
 
     The rule is pyperf's (its calibration of warm-ups) on windows of runs: the mean moves by less than 10 %, and the median
     absolute deviation of the later window is within 10 % of its median.
 
+    Args:
+        call: One run.
+        limit_s: Seconds after which the warm-up ends, steady or not.
+        window: Runs in a window, at most; fewer where they take longer than an eighth of the limit.
+
     Returns:
-        How many runs it took, and whether the state was reached before the time limit of 5 s.
+        The number of runs, and whether the state was reached before the time limit.
     """
+    limit_ns = int(limit_s * 1e9)
     begin, before, runs = perf_counter_ns(), None, 0
-    while perf_counter_ns() - begin < _WARM_UP_NS:
-        durations = time_runs(call, window, _WARM_UP_NS // 4, least=3).astype(float)
+    while perf_counter_ns() - begin < limit_ns:
+        durations = time_runs(call, window, limit_ns // 8, least=1).astype(float)
         runs += len(durations)
         middle = float(np.median(durations))
         spread = float(np.median(np.abs(durations - middle))) / middle
