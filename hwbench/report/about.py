@@ -26,8 +26,8 @@ METHODS = {
     "throughput": "Batch sizes and thread counts are swept in the same launches as the latency; the best point is named.",
     "lint": "Read off the deployed graph; nothing is run. A finding says what a processor or a runtime will make of the build, "
     "and the change that cures it.",
-    "scaling": "Latency and throughput over numbers of threads and enforced processor quotas, in launches. Efficiency is the throughput "
-    "per thread against that of one thread; outputs are compared with those of one thread.",
+    "scaling": "Latency and throughput over numbers of threads and enforced processor quotas, in launches. Efficiency is the "
+    "throughput per thread against that of one thread; outputs are compared with those of one thread.",
     "sustained": "Runs follow each other without pause for minutes; the figure is the last window's throughput over the "
     "first's. Windows in which other processes used the machine are rejected.",
     "least_memory": "A bisection over enforced caps. Every trial is a fresh process, started with none of its files in memory; "
