@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,7 +98,8 @@ def two_way_figure(metric: Metric, values: Array, spread: Array | None, level: f
     finite = None
     if kept.any():
         matrices = [np.where(kept, values, 0.0), _kept_spread(spread, kept), kept]
-        finite = stats.two_way_statistic(lambda v, s, k: metric.link(v / k, s / k), matrices, level, seed)
+        found = stats.two_way_statistic(lambda v, s, k: metric.link(v / k, s / k), matrices, level, seed)
+        finite = replace(found, n=int(kept.sum()))
     if finite is not None and kept.all():
         return Figures(finite)
     worst = -math.inf if metric.higher_is_better else math.inf
@@ -130,7 +131,7 @@ def two_way_loss(
     if kept.any():
         before = np.where(kept, reference, 0.0)
         matrices = [before, np.where(kept, values, 0.0) - before, _kept_spread(spread, kept), kept]
-        finite = stats.two_way_statistic(_worsening(metric), matrices, level, seed)
+        finite = replace(stats.two_way_statistic(_worsening(metric), matrices, level, seed), n=int(kept.sum()))
     if finite is not None and kept.all():
         return Figures(finite)
     return _with_infinite(reference, values, finite, level)

@@ -102,6 +102,6 @@ def test_a_figure_over_draws_leaves_infinite_values_out_beside_it():
     found = two_way_figure(RMSE, values, None, LEVEL, 0)
     assert found.whole.value == np.inf
     assert found.left_out == 1
-    assert found.finite.value == pytest.approx(np.sqrt(19 / 5))
+    assert (found.finite.value, found.finite.n) == (pytest.approx(np.sqrt(19 / 5)), 5)
     clean = two_way_figure(MAE, values[:, :2], None, LEVEL, 0)
     assert (clean.finite, clean.left_out) == (None, 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,20 @@ def test_a_rate_of_zero_is_left_out_of_a_logarithmic_axis_and_kept_in_the_figure
     chart = by_title(View({}, to_frame(rows), []), "Bit errors in the stored model").charts[0]
     assert {point["x"] for point in chart.spec["data"]["values"]} == {1e-6, 1e-3}
     assert [row[0].text for row in chart.figures.rows] == ["0", "1e-6", "0.001"]
+
+
+def test_a_figure_made_infinite_has_the_one_over_finite_outputs_beside_it():
+    figures = {condition(ber=1e-3): 0.5, condition(ber=1e-2): math.inf, condition(ber=1e-2, outputs="finite"): 0.7}
+    rows = [
+        Row("bit_flips", "rmse", at, value, ci_low=value, ci_high=value, n=9, profile="p")
+        for at, value in figures.items()
+    ]
+    section = by_title(View({"primary": "rmse"}, to_frame(rows), []), "Bit errors in the stored model")
+    assert [chart.title for chart in section.charts] == [
+        "RMSE against bit error rate",
+        "RMSE over finite outputs against bit error rate",
+    ]
+    assert [[cell.text for cell in row] for row in section.charts[1].figures.rows] == [["0.01", "0.700 [0.700, 0.700]"]]
 
 
 def test_deviating_nodes_are_named(run, table, verdicts):

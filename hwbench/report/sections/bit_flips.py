@@ -42,7 +42,12 @@ def _charts(view: View) -> tuple[Chart, ...]:
         curve(view, "bit_flips", metric, "ber", "Bit error rate", f"{title} against bit error rate", caption)
         for metric, title, caption in kinds
     )
-    return tuple(chart for chart in drawn if chart)
+    title = f"{metric_title(view.primary)} over finite outputs against bit error rate"
+    caption = (
+        "Where some outputs are infinite: the figure over the others. The share left out is the detected failures."
+    )
+    finite = curve(view, "bit_flips", view.primary, "ber", "Bit error rate", title, caption, outputs="finite")
+    return tuple(chart for chart in (*drawn, finite) if chart)
 
 
 def _tolerated(view: View) -> Table:
