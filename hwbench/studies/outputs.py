@@ -58,20 +58,22 @@ def drop(case: Case, metric: Metric, reference: Array, values: Array, *, same: b
 
 def per_input(case: Case, result: JobResult, variant: str) -> PerInput:
     """A variant's results, input by input."""
-    hashes, classes, dtype = [], [], np.dtype(np.float32)
-    for _, part in chunks(result, variant, case.data.n):
-        hashes.append(digests(part))
-        classes += [topk(part, 1)[:, 0]] if case.classifies else []
-        dtype = part.dtype
-        labelled = case.data.labels is not None
+    labelled = case.data.labels is not None
+    best = [topk(part, 1)[:, 0] for _, part in chunks(result, variant, case.data.n)] if case.classifies else []
     spreads = [metric.spread(case.data.labels_array()) for metric in case.metrics] if labelled else []
     return PerInput(
         n=case.data.n,
         values={metric.name: per_sample(case, metric, result, variant) for metric in case.metrics if labelled},
-        outputs=telling(np.concatenate(hashes), dtype),
-        predicted=np.concatenate(classes) if classes else None,
+        outputs=output_digests(case, result, variant),
+        predicted=np.concatenate(best) if best else None,
         spread=next((spread for spread in spreads if spread is not None), None),
     )
+
+
+def output_digests(case: Case, result: JobResult, variant: str) -> Array | None:
+    """Digests of a variant's outputs; None where equal ones would not show equal computations."""
+    parts = [(digests(part), part.dtype) for _, part in chunks(result, variant, case.data.n)]
+    return telling(np.concatenate([hashes for hashes, _ in parts]), parts[0][1])
 
 
 def row(study: str, metric: str, figure: Estimate, unit: str, condition: str = "{}", detail: str = "") -> Row:
