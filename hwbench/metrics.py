@@ -322,7 +322,8 @@ class FidelityResult:
         max_abs_error: Largest absolute error; NaN without a finite pair.
         mean_abs_error: Mean absolute error; NaN without a finite pair.
         sqnr_db: Signal to quantization noise, 10·log₁₀(Σr² / Σ(r−o)²), in dB; infinite where all is equal.
-        cosine: Mean over samples of the cosine between reference and output; 0 for a sample without a finite pair.
+        cosine: Mean over samples of the cosine between reference and output; 0 for a sample without a finite pair. Where a
+            sample is a single number, whose cosine tells its sign alone, that between the vectors of all samples.
         top1_agreement: Samples whose best class is the same; None where the output is not a classifier's.
     """
 
@@ -342,6 +343,7 @@ class Fidelity:
     def __init__(self) -> None:
         self._samples = self._elements = self._non_finite = 0
         self._signal = self._noise = self._absolute = self._cosine = 0.0
+        self._product = self._power = 0.0
         self._largest = 0.0
         self._agreement: int | None = None
 
@@ -371,6 +373,8 @@ class Fidelity:
         with np.errstate(over="ignore"):
             self._signal += float(np.sum(wanted**2))
             self._noise += float(np.sum(error**2))
+            self._product += float(np.sum(wanted * got))
+            self._power += float(np.sum(got**2))
         self._cosine += float(np.sum(cosine(got, wanted)[finite.any(axis=1)]))
         if reference.ndim >= 2 and reference.shape[1] >= 2 and math.prod(reference.shape[2:]) == 1:
             best, ours = topk(class_scores(reference), 1)[:, 0], topk(class_scores(output), 1)[:, 0]
@@ -386,9 +390,16 @@ class Fidelity:
             max_abs_error=self._largest if finite else math.nan,
             mean_abs_error=self._absolute / finite if finite else math.nan,
             sqnr_db=self._sqnr() if finite else math.nan,
-            cosine=self._cosine / self._samples if self._samples else math.nan,
+            cosine=self._angle() if self._samples else math.nan,
             top1_agreement=self._agreement,
         )
+
+    def _angle(self) -> float:
+        if self._elements != self._samples:
+            return self._cosine / self._samples
+        if not self._signal or not self._power:
+            return float(self._signal == self._power)
+        return float(np.clip(self._product / math.sqrt(self._signal) / math.sqrt(self._power), -1.0, 1.0))
 
     def _sqnr(self) -> float:
         if self._noise == 0:

@@ -183,6 +183,26 @@ def test_sqnr_is_the_ratio_of_powers(db):
     assert fidelity.result().sqnr_db == pytest.approx(db, abs=1e-6)
 
 
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(1)), elements=st.floats(-10, 10, width=32)),
+    st.integers(1, 7),
+)
+def test_the_cosine_of_single_numbers_is_taken_over_the_samples(reference, size):
+    output = np.roll(reference, 1) + 0.5
+    fidelity = Fidelity()
+    for start in range(0, len(reference), size):
+        fidelity.add(reference[start : start + size], output[start : start + size])
+    (whole,) = cosine(output.T, reference.T)
+    assert fidelity.result().cosine == pytest.approx(whole, abs=1e-9)
+
+
+def test_the_cosine_of_a_scalar_output_is_not_1_whatever_it_is():
+    reference = np.abs(np.random.default_rng(0).standard_normal((500, 1)))
+    fidelity = Fidelity()
+    fidelity.add(reference, np.random.default_rng(1).permutation(reference))
+    assert fidelity.result().cosine < 0.8
+
+
 def test_fidelity_edges():
     same = Fidelity()
     same.add(np.ones((2, 3)), np.ones((2, 3)))
