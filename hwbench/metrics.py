@@ -276,7 +276,7 @@ def resolve_task(
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
     metrics = [one for one in TASKS[name] if one is not TOP5 or _classes(output) > 5]
-    if name == "classification" and not _classifies(output):
+    if name == "classification" and not classifies(output):
         raise DataError(
             f"output {output.name!r} has shape {list(output.shape)}, and classification needs [n, classes] with 2 "
             "or more classes: give one column per class, or name your own metric as module:callable"
@@ -291,7 +291,7 @@ def resolve_task(
 def _infer_task(output: TensorLike, labels_dtype: np.dtype[Any] | None) -> Task:
     if labels_dtype is not None and labels_dtype.kind == "f":
         return "regression"
-    if _classifies(output):
+    if classifies(output):
         return "classification"
     if labels_dtype is None:
         return "regression"
@@ -307,7 +307,8 @@ def _classes(output: TensorLike) -> int:
     return output.shape[1] or 0 if len(output.shape) >= 2 else 0
 
 
-def _classifies(output: TensorLike) -> bool:
+def classifies(output: TensorLike) -> bool:
+    """Whether an output may be a classifier's: ``[n, classes]`` with 2 or more classes."""
     return len(output.shape) >= 2 and output.shape[1] != 1 and all(size == 1 for size in output.shape[2:])
 
 

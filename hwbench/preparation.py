@@ -16,7 +16,7 @@ from hwbench.build import Recipe, make_build, work_folder
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
 from hwbench.errors import JobError, ModelError, SpecError, UnavailableError, UnknownNameError
-from hwbench.metrics import Metric, resolve_task
+from hwbench.metrics import Metric, classifies, resolve_task
 from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
 from hwbench.spec import RunSpec
@@ -123,15 +123,17 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     chosen = _studies(spec)
     with work_folder() as folder:
         data = materialise(open_source(spec.data), model.inputs, folder, task=spec.task)
-        data, calibration, note = _calibration(spec, model, data, folder)
         output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
         if output is None:
             raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
         _check_pair(model, reference, output.name)
+        own = spec.metric is not None and is_reference(spec.metric)
+        if spec.task in (None, "classification") and not own and classifies(output):
+            data = data.with_class_numbers(output.shape[1])
+        data, calibration, note = _calibration(spec, model, data, folder)
         metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
         if metrics[0].k and data.labels is not None and output.shape[1]:
             data.check_labels(output.shape[1])
-        own = spec.metric is not None and is_reference(spec.metric)
         task = spec.task or ("classification" if metrics[0].k else "custom" if own else "regression")
         yield Prepared(
             spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, folder

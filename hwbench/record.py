@@ -41,6 +41,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
             "n": prepared.data.n,
             "sha256": prepared.data.key,
             "labels": prepared.data.labels is not None,
+            "label_note": prepared.data.label_note,
             "calibration": {
                 "source": prepared.calibration.source,
                 "n": prepared.calibration.n,

@@ -255,11 +255,36 @@ def test_lengths(tmp_path):
     [
         (np.array([0, 1, -1]), "labels: row 2 .*: -1 is not a class number"),
         (np.array([0, 1.5, 1]), "labels: row 1 .*: 1.5 is not a class number"),
-        (np.eye(3), "one class number; turn one-hot labels"),
+        (np.full((3, 2), 0.5), "one class number, or one 1 among zeros; turn other rows of scores"),
+        (np.array([[1, 0], [1, 1], [0, 1]]), "one class number, or one 1 among zeros"),
     ],
 )
 def test_labels_that_are_no_classes(tmp_path, bad, message):
     refuses(message, npz(tmp_path, x=floats(3), y=bad), tmp_path)
+
+
+@pytest.mark.parametrize("task", [None, "classification"])
+@pytest.mark.parametrize("dtype", ["int8", "float32", "bool"])
+def test_one_hot_labels_are_class_numbers(tmp_path, task, dtype):
+    classes = np.random.default_rng(0).integers(0, 5, 300)
+    data = read(npz(tmp_path, x=floats(300), y=np.eye(5)[classes].astype(dtype)), tmp_path, task=task)
+    for given in (5, None):
+        numbers = data.with_class_numbers(given)
+        np.testing.assert_array_equal(numbers.labels_array(), classes)
+        assert (numbers.labels.dtype, numbers.label_note) == ("int64", "one-hot rows, read as class numbers")
+        assert numbers.key != data.key
+    with pytest.raises(
+        DataError, match="labels are one-hot rows of 5 and the model's output has 10 classes; give class"
+    ):
+        data.with_class_numbers(10)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([0, 1, 2, 1]), np.ones((4, 1)), np.full((4, 2), 0.5), np.eye(4, 3), np.ones((4, 2))]
+)
+def test_other_labels_are_left_as_they_are(tmp_path, labels):
+    data = read(npz(tmp_path, x=floats(4), y=labels), tmp_path, task=None)
+    assert data.with_class_numbers(10) is data
 
 
 def test_label_range(tmp_path):

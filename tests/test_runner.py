@@ -241,6 +241,19 @@ def test_regression(tmp_path):
     assert rows_of(run, "cpu-int8", "noise")["accuracy_drop", '{"snr_db": 5}'] > 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_one_hot_labels_give_the_accuracy_of_their_classes(digits, tmp_path, dtype):
+    stored = np.load(digits)
+    np.savez(tmp_path / "data.npz", x=stored["x"], y=np.eye(10, dtype=dtype)[stored["y"]])
+    run = hwbench.run(
+        demo.MODEL, data=tmp_path / "data.npz", profiles=["cpu-fp32"], studies=["accuracy"], out=tmp_path / "run"
+    )
+    right = (bare_outputs(demo.MODEL, stored["x"]).argmax(axis=1) == stored["y"]).mean()
+    assert run.record["task"] == "classification"
+    assert run.record["data"]["label_note"] == "one-hot rows, read as class numbers"
+    assert rows_of(run, "cpu-fp32", "accuracy")["top1", "{}"] == pytest.approx(right)
+
+
 def test_an_embedding_without_labels_is_held_against_the_references_outputs(tmp_path):
     onnx.save(small_cnn(), tmp_path / "model.onnx")
     x = np.random.default_rng(0).standard_normal((40, 1, 8, 8)).astype(np.float32)

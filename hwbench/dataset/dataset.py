@@ -27,12 +27,14 @@ class Dataset:
         inputs: Model input to its file, ``[n, ...]``.
         labels: The labels' file; None where there are none.
         source: Where they came from, for people.
+        label_note: What was made of the labels; empty where they are as given.
     """
 
     n: int
     inputs: Mapping[str, NpyFile]
     labels: NpyFile | None
     source: str
+    label_note: str = ""
 
     @cached_property
     def inputs_key(self) -> str:
@@ -62,6 +64,33 @@ class Dataset:
         if self.labels is None:
             raise DataError(f"{self.source}: there are no labels")
         return self.labels.rows(0, self.n)
+
+    def with_class_numbers(self, n_classes: int | None) -> Dataset:
+        """The data with class numbers in place of one-hot labels; the data themselves where labels are anything else.
+
+        Args:
+            n_classes: How many classes the model's output has; None where it does not say.
+
+        Raises:
+            DataError: The labels are one-hot, of another width than the output.
+        """
+        if self.labels is None or len(self.labels.shape) != 2 or self.labels.shape[1] < 2 or not self._is_one_hot():
+            return self
+        width = self.labels.shape[1]
+        if n_classes not in (None, width):
+            raise DataError(
+                f"{self.source}: labels are one-hot rows of {width} and the model's output has {n_classes} classes; give "
+                'class numbers, or state the task "regression" if the rows are values to be met'
+            )
+        with NpyWriter(self.labels.path.parent, np.dtype(np.int64), ()) as writer:
+            for start in range(0, self.n, GATHER_ROWS):
+                writer.append(self.labels.rows(start, start + GATHER_ROWS).argmax(axis=1).astype(np.int64))
+            return replace(self, labels=writer.close(), label_note="one-hot rows, read as class numbers")
+
+    def _is_one_hot(self) -> bool:
+        return self.labels is not None and all(
+            is_one_hot(self.labels.rows(start, start + GATHER_ROWS)) for start in range(0, self.n, GATHER_ROWS)
+        )
 
     def check_labels(self, n_classes: int) -> None:
         """Make sure that every label is a class of the model; without labels there is nothing to check.
@@ -128,6 +157,11 @@ class Dataset:
         drawn = np.zeros(self.n, bool)
         drawn[np.random.default_rng(seed).choice(self.n, count, replace=False)] = True
         return self.subset(np.flatnonzero(drawn)), self.subset(np.flatnonzero(~drawn))
+
+
+def is_one_hot(labels: Array) -> bool:
+    """Whether every row of ``[n, classes]`` holds exactly one 1, and zeros."""
+    return bool(((labels == 0) | (labels == 1)).all() and (np.count_nonzero(labels, axis=1) == 1).all())
 
 
 def _gather(file: NpyFile, indices: Array) -> NpyFile:

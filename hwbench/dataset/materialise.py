@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.dataset.dataset import Dataset
+from hwbench.dataset.dataset import Dataset, is_one_hot
 from hwbench.dataset.source import Source, row
 from hwbench.errors import DataError
 from hwbench.npy import Array, NpyFile, NpyWriter, TensorLike
@@ -160,7 +160,7 @@ class _Cast:
 
 
 class _LabelSink:
-    """Checks and writes the labels: int64 ``[n]`` for classes, floats as they are."""
+    """Checks and writes the labels: int64 ``[n]`` for classes, ``[n, classes]`` for one-hot ones, floats as they are."""
 
     def __init__(self, source: Source, task: str | None, folder: Path, stack: ExitStack) -> None:
         self._where = f"{source.origin}: labels"
@@ -193,10 +193,12 @@ class _LabelSink:
     def _classes(self, values: Array, start: int) -> Array:
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
+        if values.ndim == 2 and is_one_hot(values):
+            return values.astype(np.int64)
         if values.ndim != 1:
             raise DataError(
-                f"{self._where}: shape {list(values.shape[1:])} a row, but classification takes one class number; "
-                "turn one-hot labels into numbers with argmax"
+                f"{self._where}: shape {list(values.shape[1:])} a row, but classification takes one class number, or one "
+                "1 among zeros; turn other rows of scores into numbers with argmax"
             )
         wrong = (values != np.floor(values)) | (values < 0) if values.dtype.kind == "f" else values < 0
         if wrong.any():

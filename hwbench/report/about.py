@@ -47,6 +47,7 @@ METHODS = {
     "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped; the same draw serves every "
     "strength and build.",
 }
+_UNLABELED = "none: accuracy is unavailable; builds are judged by how they agree with the reference"
 _GENERAL = (
     "Verdicts",
     "A rule passes if the whole interval is inside its limit, fails if the whole interval is outside, and is "
@@ -83,7 +84,7 @@ def data_facts(view: View) -> list[tuple[str, str]]:
     return _present(
         ("Evaluation data", data.get("source")),
         ("Samples", data.get("n")),
-        ("Labels", {True: "yes", False: "none: accuracy is unavailable"}.get(data.get("labels"))),  # type: ignore[arg-type]  # a missing key gives None
+        ("Labels", {True: data.get("label_note") or "yes", False: _UNLABELED}.get(data.get("labels"))),  # type: ignore[arg-type]  # a missing key gives None
         ("Classes", data.get("classes")),
         ("Calibration", ". ".join(str(part) for part in (counted, given.get("note")) if part)),
     )

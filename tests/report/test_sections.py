@@ -161,7 +161,9 @@ def test_facts_of_an_old_run_without_keys_are_left_out():
     view = View(
         {"data": {"labels": False}, "host": None, "model": {"inputs": "x"}, "profiles": {"p": None}}, to_frame([]), []
     )
-    assert data_facts(view) == [("Labels", "none: accuracy is unavailable")]
+    assert data_facts(view) == [
+        ("Labels", "none: accuracy is unavailable; builds are judged by how they agree with the reference")
+    ]
     assert host_facts(view) == model_facts(view) == []
     assert details(view)[0].facts == ()
 
