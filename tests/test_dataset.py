@@ -268,8 +268,8 @@ def test_labels_that_are_no_classes(tmp_path, bad, message):
 def test_one_hot_labels_are_class_numbers(tmp_path, task, dtype):
     classes = np.random.default_rng(0).integers(0, 5, 300)
     data = read(npz(tmp_path, x=floats(300), y=np.eye(5)[classes].astype(dtype)), tmp_path, task=task)
-    for given in (5, None):
-        numbers = data.with_class_numbers(given)
+    for width in (5, None):
+        numbers = data.with_class_numbers(width)
         np.testing.assert_array_equal(numbers.labels_array(), classes)
         assert (numbers.labels.dtype, numbers.label_note) == ("int64", "one-hot rows, read as class numbers")
         assert numbers.key != data.key
