@@ -79,6 +79,10 @@ class Run:
         table = self._directory.read_parts(FOLDER, profile)
         return None if table is None else PerInput.from_frame(table)
 
+    def launches(self, study: str, profile: str) -> pl.DataFrame | None:
+        """The figures of every launch of a study of time; None where the run kept none."""
+        return self._directory.read_parts(study, profile)
+
     def exit_code(self, required: Sequence[str] = (), *, strict: bool = False) -> int:
         """The exit code the command line would give: 0, 1, 3 or 4."""
         return exit_code(self.verdicts, self.rows, required=required, strict=strict)

@@ -71,23 +71,27 @@ def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everyth
         "A",
         "B",
         "B − A",
+        "B / A",
         "",
         "paired",
         title="B against A",
         title_justify="left",
     )
-    shown = comparison if everything else comparison.filter(comparison["condition"] == "{}")
+    # A latency's condition is its batch alone; that of another study's figure makes it one of many.
+    main = (pl.col("condition") == "{}") | ((pl.col("study") == "latency") & pl.col("ratio_low").is_not_null())
+    shown = comparison if everything else comparison.filter(main)
     for row in shown.to_dicts():
         figures = [_figure(row[key]) for key in ("a", "b", "difference")]
         table.add_row(
             *(escape(str(row[key])) for key in ("profile", "study", "metric", "condition")),
             *figures,
+            _ratio(row),
             row["verdict"],
-            "by input" if row["paired"] else "",
+            ("by block" if row["ratio_low"] is not None else "by input") if row["paired"] else "",
         )
     out = console()
     out.print(table)
-    unpaired = shown.filter(~pl.col("paired") & (pl.col("pairing") != ""))
+    unpaired = shown.filter(~pl.col("paired") & (pl.col("pairing") != "") & pl.col("ratio_low").is_null())
     for reason in unpaired["pairing"].unique(maintain_order=True):
         out.print(f"Accuracy is compared unpaired: {reason}.", highlight=False, markup=False, soft_wrap=True)
     for outcome in outcomes:
@@ -102,6 +106,12 @@ def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everyth
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value + 0.0:.4g}"
+
+
+def _ratio(row: dict[str, float | None]) -> str:
+    if row["ratio_low"] is None or row["ratio_high"] is None:
+        return ""
+    return f"{_figure(row['ratio'])} [{_figure(row['ratio_low'])}, {_figure(row['ratio_high'])}]"
 
 
 def _json(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome]) -> dict[str, object]:

@@ -133,7 +133,7 @@ def _held(gate: Gate, row: Mapping[str, Any]) -> GateOutcome:
         )
     sign = 1.0 if row["direction"] == "lower" else -1.0
     worse = difference.scaled(sign)
-    beyond, limit = _beyond(gate, a, b, worse, sign, paired=row["paired"])
+    beyond, limit = _beyond(gate, a, b, worse, sign, joint=row["paired"] or row["ratio_low"] is not None)
     outcome: GateResult = "pass" if beyond.high <= limit else "fail" if beyond.low > limit else "inconclusive"
     shown = f"{100 * gate.limit:g} %" if gate.relative else f"{gate.limit:g} {row['unit'] or ''}".strip()
     detail = f"{row['metric']} went from {a.value:.4g} to {b.value:.4g}: {_worsening(worse)}, limit {shown}{_how(row)}"
@@ -143,15 +143,15 @@ def _held(gate: Gate, row: Mapping[str, Any]) -> GateOutcome:
     )
 
 
-def _beyond(gate: Gate, a: Figure, b: Figure, worse: Figure, sign: float, *, paired: bool) -> tuple[Figure, float]:
+def _beyond(gate: Gate, a: Figure, b: Figure, worse: Figure, sign: float, *, joint: bool) -> tuple[Figure, float]:
     """The worsening, and the limit in the metric's unit.
 
-    Of unpaired figures a relative limit moves with run A's figure, interval and all. On the same inputs it is a share of
-    the figure that run A has on them.
+    Of unpaired figures a relative limit moves with run A's figure, interval and all. On the same inputs, and of timings
+    compared by their ratio, it is a share of run A's figure.
     """
     if not gate.relative:
         return worse, gate.limit
-    if paired:
+    if joint:
         return worse, gate.limit * abs(a.value) if math.isfinite(a.value) else 0.0
     return b.minus(a.scaled(1 + math.copysign(gate.limit, a.value) * sign)).scaled(sign), 0.0
 
@@ -166,7 +166,11 @@ def _worsening(worse: Figure) -> str:
 
 def _needed(row: Mapping[str, Any], worse: Figure, limit: float) -> str:
     """The number of inputs that would decide a gate on paired figures, in words."""
-    if not row["paired"] or not (math.isfinite(worse.low) and math.isfinite(worse.high)):
+    if (
+        not row["paired"]
+        or row["study"] not in ACCURACY_STUDIES
+        or not (math.isfinite(worse.low) and math.isfinite(worse.high))
+    ):
         return ""
     if row["only_a"] is not None:
         needed = stats.paired_inputs_to_decide(row["only_a"], row["only_b"], row["n"], limit)
@@ -176,6 +180,8 @@ def _needed(row: Mapping[str, Any], worse: Figure, limit: float) -> str:
 
 
 def _how(row: Mapping[str, Any]) -> str:
+    if row["ratio_low"] is not None:
+        return f"; {row['pairing']}"
     if row["paired"]:
         return f"; paired: {row['pairing']}"
     if row["study"] not in ACCURACY_STUDIES:

@@ -38,6 +38,9 @@ class Results(Protocol):
     def inputs(self, profile: str) -> PerInput | None:
         """The results of every input; None where the run kept none."""
 
+    def launches(self, study: str, profile: str) -> pl.DataFrame | None:
+        """The figures of every launch, with the columns of `hwbench.studies.launch_series`; None where there are none."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -56,6 +59,8 @@ class Pair:
     n: int | None = None
     only_a: int | None = None
     only_b: int | None = None
+    ratio: Figure | None = None
+    joint: bool = True
 
 
 def pair_runs(a: Results, b: Results) -> dict[Key, Pair]:

@@ -11,13 +11,15 @@ import polars as pl
 from hwbench.comparison.directions import DIRECTIONS, Direction, direction_of
 from hwbench.comparison.figures import Figure, figure_of
 from hwbench.comparison.pairs import KEY, Key, Pair, Results, pair_runs
+from hwbench.comparison.timings import time_runs
 from hwbench.table import SCHEMA
 
 COMPARISON_SCHEMA: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(KEY, pl.String),
     "unit": pl.String,
     **dict.fromkeys(("a", "a_low", "a_high", "b", "b_low", "b_high"), pl.Float64),
-    **dict.fromkeys(("difference", "difference_low", "difference_high", "ratio"), pl.Float64),
+    **dict.fromkeys(("difference", "difference_low", "difference_high"), pl.Float64),
+    **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), pl.Float64),
     "direction": pl.String,
     "verdict": pl.String,
     "paired": pl.Boolean,
@@ -27,7 +29,9 @@ COMPARISON_SCHEMA: dict[str, type[pl.DataType]] = {
 
 
 def compare_runs(a: Results, b: Results, directions: Mapping[str, Direction] | None = None) -> pl.DataFrame:
-    """Compare two runs figure by figure; accuracy figures are paired where both evaluated the same inputs.
+    """Compare two runs figure by figure.
+
+    Accuracy figures are paired where both evaluated the same inputs; timings are compared by the ratio over launches.
 
     Args:
         a: The run to compare with.
@@ -38,7 +42,9 @@ def compare_runs(a: Results, b: Results, directions: Mapping[str, Direction] | N
         The table of `compare_tables`.
     """
     better: Direction = "higher" if a.record["higher_is_better"] else "lower"
-    return compare_tables(a.table, b.table, {a.record["primary"]: better, **(directions or {})}, pair_runs(a, b))
+    return compare_tables(
+        a.table, b.table, {a.record["primary"]: better, **(directions or {})}, pair_runs(a, b) | time_runs(a, b)
+    )
 
 
 def compare_tables(
@@ -53,14 +59,15 @@ def compare_tables(
         a: The measurement table of run A, the one to compare with.
         b: That of run B.
         directions: Which way is better, for metrics of the user's own.
-        pairs: Differences paired by input, from `pair_runs`.
+        pairs: Differences paired by input, from `pair_runs`, and ratios over launches, from `time_runs`.
 
     Returns:
         One row per profile, study, metric and condition, with the columns of `COMPARISON_SCHEMA`; the difference is
         b − a. ``verdict`` is better or worse (the difference's interval excludes 0), same (equal figures),
         inconclusive, different (nobody knows which way is better), ``only in A``, ``only in B``, or ``no figure`` (in
-        neither run). ``paired`` is whether the difference is paired by input, ``pairing`` over what, or the reason
-        against it; ``n`` is how many inputs, ``only_a`` and ``only_b`` those that one run alone gets right.
+        neither run). ``paired`` is whether the difference is paired by input or by block, ``pairing`` over what, or the
+        reason against it; ``n`` is the number of inputs or launches, ``only_a`` and ``only_b`` count the inputs that one run
+        alone gets right; ``ratio_low`` and ``ratio_high`` are given where timings are compared by their ratio.
     """
     known = {**DIRECTIONS, **(directions or {})}
     renamed = {
@@ -96,10 +103,12 @@ def _compared(row: Mapping[str, Any], direction: Direction | None, pair: Pair | 
     difference = paired or b.minus(a)
     finite = a.value != 0 and math.isfinite(a.value) and math.isfinite(b.value)
     out |= {"difference": difference.value, "difference_low": difference.low, "difference_high": difference.high}
+    ratio = pair.ratio if pair else None
     return out | {
-        "ratio": b.value / a.value if finite else None,
+        "ratio": ratio.value if ratio else b.value / a.value if finite else None,
+        **({"ratio_low": ratio.low, "ratio_high": ratio.high} if ratio else {}),
         "verdict": _judged(difference, direction, same=difference == Figure(0, 0, 0) if paired else a == b),
-        "paired": paired is not None,
+        "paired": paired is not None and pair is not None and pair.joint,
     }
 
 

@@ -14,10 +14,23 @@ from hwbench.api import Run
 
 
 @pytest.fixture(scope="module")
-def worse(shared, tmp_path_factory):
-    """The shared run with its int8 accuracy a half lower and its latency doubled."""
-    folder = tmp_path_factory.mktemp("compare") / "worse"
+def steady(shared, tmp_path_factory):
+    """The shared run with launches that agree and that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("compare") / "steady"
     shutil.copytree(shared.run.path, folder)
+    for part in (folder / "latency").glob("*/part-*.parquet"):
+        figures = (0.05 * (1 + 0.01 * pl.col("block"))).alias("p50_ms")
+        pl.read_parquet(part).with_columns(figures, pl.lit(False).alias("disturbed")).write_parquet(part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worse(steady, tmp_path_factory):
+    """The same with its int8 accuracy a half lower and its latency doubled."""
+    folder = tmp_path_factory.mktemp("compare") / "worse"
+    shutil.copytree(steady, folder)
+    launches = folder / "latency" / "cpu-int8" / "part-00000.parquet"
+    pl.read_parquet(launches).with_columns(pl.col("p50_ms") * 2).write_parquet(launches)
     table = pl.read_parquet(folder / "measurements.parquet")
     int8 = pl.col("profile") == "cpu-int8"
     accuracy = int8 & (pl.col("study") == "accuracy") & (pl.col("metric") == "top1") & (pl.col("condition") == "{}")
@@ -121,15 +134,15 @@ def test_a_run_against_itself_passes_every_gate(hw, shared):
     assert "fail " not in ended.out
 
 
-def test_a_regression_exits_with_1_and_names_the_gate(hw, shared, worse):
+def test_a_regression_exits_with_1_and_names_the_gate(hw, shared, steady, worse):
     ended = hw("compare", shared.run.path, worse, "--fail-on", "accuracy.top1:0.01")
     assert ended.code == 1
     assert any(
         line.startswith("fail") and "accuracy.top1:0.01" in line and "cpu-int8" in line
         for line in ended.out.splitlines()
     )
-    assert hw("compare", shared.run.path, worse, "--fail-on", "p50_ms:50%").code == 1
-    assert hw("compare", worse, shared.run.path, "--fail-on", "p50_ms:50%").code == 0  # faster is no regression
+    assert hw("compare", steady, worse, "--fail-on", "p50_ms:50%").code == 1
+    assert hw("compare", worse, steady, "--fail-on", "p50_ms:50%").code == 0  # faster is no regression
 
 
 def test_without_a_gate_it_only_shows(hw, shared, worse):

@@ -48,6 +48,9 @@ class Measured:
     def inputs(self, profile: str) -> PerInput | None:
         return self.per_input.get(profile)
 
+    def launches(self, study: str, profile: str) -> pl.DataFrame | None:
+        return None
+
 
 def measured(values=RIGHT, outputs=None, **record):
     found = PerInput(len(values), {"top1": np.asarray(values, float)}, outputs)
