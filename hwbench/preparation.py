@@ -134,7 +134,8 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
         if metrics[0].k and data.labels is not None and output.shape[1]:
             data.check_labels(output.shape[1])
-        task = spec.task or ("classification" if metrics[0].k else "custom" if own else "regression")
+        inferred = "regression" if data.labels is not None else "unlabeled"
+        task = spec.task or ("classification" if metrics[0].k else "custom" if own else inferred)
         yield Prepared(
             spec, model, reference, profiles, chosen, data, calibration, note, metrics, task, output.name, folder
         )

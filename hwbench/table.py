@@ -30,6 +30,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
+# The detail of figures that need labels, where there are none.
+NO_LABELS = "the data have no labels"
+
+
 def condition(**setting: Any) -> str:
     """A condition as the table stores it: JSON with sorted keys; 10 and 10.0 are one setting."""
     plain = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in setting.items()}

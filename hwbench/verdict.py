@@ -9,7 +9,7 @@ from typing import Literal
 
 from hwbench import stats
 from hwbench.profile import Profile
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 
 Outcome = Literal["pass", "fail", "inconclusive", "unavailable"]
 
@@ -86,7 +86,8 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
 
     An interval that lies wholly inside the limit passes, wholly outside fails, and otherwise the rule is inconclusive; an exact
     figure passes or fails. Two rules need no setting, where the study behind them was carried out: a build must run as asked
-    (unless ``as_asked = false``), and a profile with a memory cap must run under it.
+    (unless ``as_asked = false``), and a profile with a memory cap must run under it. Without labels a classifier's loss of
+    accuracy is judged by the answers that differ from the reference's.
 
     Args:
         profile: The profile.
@@ -103,6 +104,7 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str) -> list[Verdict]:
     if profile.accept.as_asked and "coverage" in measured:
         asked["as_asked"] = (Rule("coverage", "nodes_as_asked", at_most=False), 1.0)
     verdicts = [_hold(profile.name, name, rule, limit, table) for name, (rule, limit) in asked.items()]
+    verdicts = [_without_labels(verdict, table) for verdict in verdicts]
     if profile.target.memory_mib is not None and "memory" in measured:
         verdicts.append(_fits(profile, table))
     return verdicts
@@ -157,6 +159,33 @@ def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tupl
         unit=row.unit,
         limit=bound,
         detail="; ".join(part for part in (row.detail, needed) if part),
+    )
+
+
+def _without_labels(verdict: Verdict, table: Mapping[tuple[str, str, str], Row]) -> Verdict:
+    """The verdict on the loss of accuracy of a classifier without labels, by the answers that differ from the reference's.
+
+    Accuracy cannot fall by more than their share: where it is inside the limit, so is the loss. Beyond it nothing is known.
+    """
+    if verdict.rule != "max_accuracy_drop" or verdict.outcome != "unavailable" or verdict.detail != NO_LABELS:
+        return verdict
+    row = table.get(("fidelity", "top1_agreement", "{}"))
+    if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
+        advice = "min_sqnr_db and min_top1_agreement, with the study 'fidelity', judge a build without them"
+        return replace(verdict, detail=f"{NO_LABELS}; {advice}")
+    low, high = 1 - row.ci_high, 1 - row.ci_low
+    within = high <= verdict.limit
+    detail = f"{NO_LABELS}: the share of answers that differ from the reference's, which the loss cannot exceed"
+    return replace(
+        verdict,
+        outcome="pass" if within else "inconclusive",
+        study=row.study,
+        metric=row.metric,
+        value=1 - row.value,
+        ci_low=low,
+        ci_high=high,
+        unit=row.unit,
+        detail=detail if within else f"{detail}; labels would decide",
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -292,16 +293,39 @@ def test_without_labels_accuracy_is_unavailable_and_what_compares_with_the_golde
         out=tmp_path / "run",
     )
     statuses = {(row.study, row.metric, row.condition): row.status for row in run.rows if row.profile == "cpu-int8"}
-    assert statuses["accuracy", "top1", "{}"] == statuses["noise", "accuracy_drop", "{}"] == "unavailable"
+    assert statuses["accuracy", "accuracy", "{}"] == statuses["noise", "accuracy_drop", "{}"] == "unavailable"
     assert statuses["bit_flips", "tolerated_ber", "{}"] == "unavailable"
     assert statuses["fidelity", "top1_agreement", "{}"] == "ok"
     flips = rows_of(run, "cpu-int8", "bit_flips")
     assert flips["sdc_rate", '{"ber": 0.01}'] > 0
     assert ("due_rate", '{"ber": 0.01}') in flips
     assert all_draws(run)["top1"].is_null().all()
-    rules = {verdict.rule: verdict.outcome for verdict in run.verdicts}
-    assert rules["max_accuracy_drop"] == "unavailable"
+    (drop,) = [verdict for verdict in run.verdicts if verdict.rule == "max_accuracy_drop"]
+    same = rows_of(run, "cpu-int8", "fidelity")["top1_agreement", "{}"]
+    assert drop.outcome == "inconclusive"  # 40 inputs do not show a loss below 0.01
+    assert drop.value == pytest.approx(1 - same)
+    assert "no labels" in drop.detail
     assert run.exit_code() == 0
+
+
+def test_a_model_without_labels_and_classes_is_no_regression(tmp_path):
+    model = single_output_mlp(tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32))
+    run = hwbench.run(
+        model,
+        data=tmp_path / "data.npz",
+        profiles=["cpu-fp32", "cpu-int8"],
+        studies=["accuracy", "fidelity", "coverage"],
+        out=tmp_path / "run",
+    )
+    assert run.record["task"] == "unlabeled"
+    assert not any(row.metric in ("rmse", "mae", "r2") for row in run.rows)
+    report = (run.path / "report.md").read_text()
+    assert "RMSE" not in report
+    assert "could not run" not in report
+    assert "The data have no labels: builds are judged by how they agree with the reference." in report
+    assert re.search(r"\| Profile \| Fidelity \(SQNR\)", report)
+    assert "RMSE" not in (run.path / "report.html").read_text()
 
 
 def test_a_metric_of_the_users_own(tmp_path, monkeypatch):

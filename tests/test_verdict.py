@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hwbench import stats
 from hwbench.profile import Accept, Profile, TargetSpec
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 from hwbench.verdict import RULES, Verdict, exit_code, judge
 
 LIMITED = {name for name in Accept.model_fields if name != "as_asked"}
@@ -124,6 +124,29 @@ def test_a_rule_without_a_figure_is_unavailable(rows, detail):
     found = verdict_on("max_accuracy_drop", 0.01, *rows)
     assert (found.outcome, found.value) == ("unavailable", None)
     assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("agreement", "outcome"),
+    [((1.0, 0.9911, 1.0), "pass"), ((0.995, 0.985, 0.999), "inconclusive"), ((0.5, 0.45, 0.55), "inconclusive")],
+)
+def test_without_labels_answers_that_differ_bound_the_loss_of_accuracy(agreement, outcome):
+    value, low, high = agreement
+    rows = [
+        Row("accuracy", "accuracy", status="unavailable", detail=NO_LABELS),
+        Row("fidelity", "top1_agreement", value=value, ci_low=low, ci_high=high, unit="ratio"),
+    ]
+    found = verdict_on("max_accuracy_drop", 0.01, *rows)
+    assert (found.outcome, found.study, found.limit) == (outcome, "fidelity", 0.01)
+    assert (found.value, found.ci_low, found.ci_high) == pytest.approx((1 - value, 1 - high, 1 - low))
+    assert found.detail.startswith("the data have no labels: the share of answers that differ")
+    assert found.detail.endswith("labels would decide") == (outcome == "inconclusive")
+
+
+def test_without_labels_and_classes_the_rules_that_judge_fidelity_are_named():
+    found = verdict_on("max_accuracy_drop", 0.01, Row("accuracy", "accuracy", status="unavailable", detail=NO_LABELS))
+    assert found.outcome == "unavailable"
+    assert "min_sqnr_db" in found.detail
 
 
 def test_every_limit_of_a_profile_has_its_rule():

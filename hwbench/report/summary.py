@@ -8,7 +8,7 @@ from hwbench.report.blocks import Cell, Table, figure_cell
 from hwbench.report.format import METRIC_TITLES, exact, interval_text, metric_title, size, unit_suffix, value_text
 from hwbench.report.ranking import latencies, leaders
 from hwbench.report.view import REFERENCE, View
-from hwbench.table import Row
+from hwbench.table import NO_LABELS, Row
 from hwbench.verdict import Verdict
 
 _OUTCOME_PHRASES = {
@@ -40,6 +40,7 @@ _COMPARED = (
     ("worst_case", "flips_needed"),
     ("fidelity", "sqnr_db"),
 )
+_AGREEMENT = (("fidelity", "sqnr_db"), ("fidelity", "top1_agreement"))  # what leads where accuracy is not known
 _TELLING = frozenset({"latency", "throughput", "fidelity"})  # studies whose details belong beside the figure
 _NAMED_RULES = {"as_asked": "Runs as asked", "fits_memory": "Fits in memory", "max_model_mib": "Model size"}
 
@@ -60,7 +61,8 @@ def conclusion(view: View) -> str:
         for key, (one, many) in _OUTCOME_PHRASES.items()
         if outcomes[key]
     ]
-    return f"{first} {', '.join(rest)}." if rest else first
+    unlabeled = f"{NO_LABELS.capitalize()}: builds are judged by how they agree with the reference."
+    return " ".join([first, *([f"{', '.join(rest)}."] if rest else []), *([unlabeled] if view.is_unlabeled else [])])
 
 
 def best(view: View) -> list[tuple[str, str, str]]:
@@ -143,8 +145,9 @@ def rule_title(rule: str) -> str:
 
 def comparison(view: View) -> Table:
     """The profiles side by side, the reference first; columns that nobody measured are left out."""
-    wanted = (("accuracy", view.primary), *_COMPARED)
     measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
+    lead = (("accuracy", view.primary),) if ("accuracy", view.primary) in measured else _AGREEMENT
+    wanted = dict.fromkeys((*lead, *_COMPARED))
     columns = [pair for pair in wanted if pair in measured]
     names = [
         name

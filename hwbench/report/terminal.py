@@ -41,6 +41,7 @@ _COLUMNS = (
     ("SDC rate", "faults", "sdc_rate"),
     ("DUE rate", "faults", "due_rate"),
 )
+_AGREEMENT = (("SQNR", "fidelity", "sqnr_db"), ("Agreement", "fidelity", "top1_agreement"))
 _SHOWN = 7  # of the columns that were measured; more do not fit
 
 
@@ -66,21 +67,25 @@ def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequ
     """The profiles side by side, intervals for accuracy only; arguments as in `hwbench.report.html.write_html`."""
     view = View(run, table, verdicts)
     measured = {(row.study, row.metric) for row in view.rows if row.status == "ok"}
-    columns = [column for column in _COLUMNS if column[1:] in measured][:_SHOWN]
+    has_accuracy = ("accuracy", view.primary) in measured
+    wanted = _COLUMNS if has_accuracy else dict.fromkeys((*_AGREEMENT, *_COLUMNS))
+    columns = [column for column in wanted if column[1:] in measured][:_SHOWN]
     shown = Table(box=box.SIMPLE_HEAD, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("Profile", ratio=1, min_width=12, overflow="fold")
-    shown.add_column(plain(metric_title(view.primary)), justify="right", no_wrap=True)
+    if has_accuracy:
+        shown.add_column(plain(metric_title(view.primary)), justify="right", no_wrap=True)
     for title, _, _ in columns:
         shown.add_column(title, justify="right", no_wrap=True)
     for profile in (REFERENCE, *view.profiles):
         accuracy = view.headline(profile, "accuracy", view.primary)
-        if profile == REFERENCE and accuracy is None:
+        if profile == REFERENCE and (accuracy is None or not has_accuracy):
             continue
         figures = [
             (_ratio if metric == "p50_ratio" else _value)(view.headline(profile, study, metric))
             for _, study, metric in columns
         ]
-        shown.add_row(Text(plain(profile)), _value(accuracy, interval=True), *figures)
+        leading = [_value(accuracy, interval=True)] if has_accuracy else []
+        shown.add_row(Text(plain(profile)), *leading, *figures)
     return shown
 
 

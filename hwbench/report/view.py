@@ -133,7 +133,7 @@ class View:
         return [verdict for verdict in self.verdicts if verdict.profile == profile]
 
     def outcome(self, profile: str) -> ProfileOutcome:
-        """What a profile's verdicts and jobs come to: the worst of them."""
+        """The worst of a profile's verdicts and jobs. A profile that ran is inconclusive where a rule lacks its figure."""
         status = str(self.about(profile).get("status", "ok"))
         outcomes = {verdict.outcome for verdict in self.rules(profile)}
         if "fail" in outcomes:
@@ -142,7 +142,9 @@ class View:
             return "error"
         if status == "unavailable":
             return "unavailable"
-        return next((outcome for outcome in _WORST_FIRST if outcome in outcomes), "no rules")
+        worst: ProfileOutcome = next((outcome for outcome in _WORST_FIRST if outcome in outcomes), "no rules")
+        ran = any(row.status == "ok" for row in self.rows if row.profile == profile)
+        return "inconclusive" if worst == "unavailable" and ran else worst
 
     def reason(self, profile: str) -> str:
         """Why a profile lacks figures, and what would help; empty if it lacks none."""
@@ -151,7 +153,16 @@ class View:
             return "; ".join(str(about[key]).rstrip(".") for key in ("detail", "hint") if about.get(key)) or str(
                 about["status"]
             )
-        return "; ".join(dict.fromkeys(f"{row.study}: {row.status}, {row.detail}" for row in self.broken(profile)))
+        broken = [f"{row.study}: {row.status}, {row.detail}" for row in self.broken(profile)]
+        lacking = [
+            f"{verdict.rule}: {verdict.detail}" for verdict in self.rules(profile) if verdict.outcome == "unavailable"
+        ]
+        return "; ".join(dict.fromkeys(broken or lacking))
+
+    @property
+    def is_unlabeled(self) -> bool:
+        """Whether the run's data have no labels."""
+        return self.section("data").get("labels") is False
 
     def broken(self, profile: str) -> list[Row]:
         """The rows of jobs that ended in an error; dying under a memory cap is a finding, not an error."""

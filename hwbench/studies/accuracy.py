@@ -13,7 +13,7 @@ from hwbench.pairing import Figures
 from hwbench.per_input import FOLDER, PerInput
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Study
 from hwbench.studies.outputs import drop, figures, per_input, row
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
 
@@ -32,10 +32,7 @@ class AccuracyStudy(Study):
         found = per_input(case, results["golden"], "golden")
         parts = {FOLDER: found.to_frame()}
         if case.data.labels is None:
-            reason = "the data have no labels"
-            return Analysis(
-                [Row(self.name, each.name, status="unavailable", detail=reason) for each in case.metrics], parts
-            )
+            return Analysis([self.missing("unavailable", NO_LABELS)], parts)
         rows = [row for metric in case.metrics for row in self._metric(case, metric, found)]
         if not case.is_reference:
             rows.extend(self._against_reference(case, found, per_input(case, results["reference"], "golden")))

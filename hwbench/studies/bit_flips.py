@@ -12,7 +12,7 @@ from pydantic import Field
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
 from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, golden_of, loss, own_golden, rate
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
 
@@ -64,7 +64,7 @@ class BitFlipsStudy(Study):
         for ber, sweep in sweeps.items():
             rows.extend(_rates(case, sweep, condition(ber=ber)))
         if case.data.labels is None:
-            rows.append(self.missing("unavailable", "the data have no labels"))
+            rows.append(self.missing("unavailable", NO_LABELS))
         else:
             golden = per_sample(case, case.primary, whole, "golden")
             rows.extend(self._accuracy(case, settings, sweeps, golden))

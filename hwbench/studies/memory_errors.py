@@ -18,7 +18,7 @@ from hwbench.studies.bit_flips import DRAWS_SCHEMA
 from hwbench.studies.memory_errors_settings import MemoryErrorsSettings, Point, Stack
 from hwbench.studies.outputs import per_sample, row
 from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, golden_of, loss, own_golden, rate
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
 _NAME = "memory_errors"
@@ -100,7 +100,7 @@ class MemoryErrorsStudy(Study):
                 records += _draws(case, one)
                 overheads[one.stack] = max(one.overhead, overheads.get(one.stack, 0.0))
         if not labelled:
-            rows.append(self.missing("unavailable", "the data have no labels"))
+            rows.append(self.missing("unavailable", NO_LABELS))
         rows += [
             Row(_NAME, "storage_overhead", condition(**_named(stack)), value, "ratio", detail="check bits per data bit")
             for stack, value in overheads.items()

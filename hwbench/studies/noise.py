@@ -10,7 +10,7 @@ from pydantic import Field
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.outputs import per_sample, row
 from hwbench.studies.sweep import figure, finite_rows, gather, golden_of, loss, own_golden
-from hwbench.table import Row, condition
+from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
 
@@ -63,7 +63,7 @@ class NoiseStudy(Study):
     def analyse(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> Analysis:
         """The primary metric and its loss at every setting."""
         if case.data.labels is None:
-            return Analysis([self.missing("unavailable", "the data have no labels")])
+            return Analysis([self.missing("unavailable", NO_LABELS)])
         rows: list[Row] = []
         if "inputs" in results:
             for (kind, _, name), levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):

@@ -30,6 +30,26 @@ def test_the_conclusion_counts_every_profile_once(run, table, verdicts):
     ]
 
 
+def test_a_profile_that_ran_is_never_counted_as_one_that_could_not_run():
+    rules = [
+        Verdict(
+            "p", "max_accuracy_drop", "unavailable", 0.01, "accuracy", "accuracy_drop", detail="the data have no labels"
+        ),
+        Verdict("p", "as_asked", "pass", 1.0, "coverage", "nodes_as_asked"),
+    ]
+    rows = [
+        Row("accuracy", "accuracy", status="unavailable", profile="p"),
+        Row("fidelity", "sqnr_db", value=9.0, profile="p"),
+    ]
+    view = View({"data": {"labels": False}}, to_frame(rows), rules)
+    assert summary.conclusion(view) == (
+        "0 of 1 profiles meet every acceptance rule. 1 is inconclusive. "
+        "The data have no labels: builds are judged by how they agree with the reference."
+    )
+    assert view.reason("p") == "max_accuracy_drop: the data have no labels"
+    assert summary.comparison(view).columns == ("Profile", "Fidelity (SQNR)")
+
+
 def test_without_rules_nothing_passes(run, table):
     view = View(run, table.filter(pl.col("status") == "ok"), [])
     assert summary.conclusion(view) == "6 profiles were measured; no acceptance rule was given. 1 could not run here."

@@ -43,6 +43,16 @@ def test_the_comparison_fits_and_keeps_figures_whole(run, table, verdicts):
         assert wanted in line
 
 
+def test_without_accuracy_fidelity_leads(run, verdicts):
+    rows = [row for row in make_rows() if row.study != "accuracy"]
+    unlabeled = {**run, "data": {"labels": False}, "primary": "rmse"}
+    heading, *_ = [
+        line for line in printed(comparison_table(unlabeled, to_frame(rows), verdicts)).splitlines() if line.strip()
+    ]
+    assert heading.split()[:3] == ["Profile", "SQNR", "Agreement"]
+    assert "RMSE" not in heading
+
+
 def test_hostile_names_neither_colour_nor_mark_up_the_terminal(run, table, verdicts):
     for shown in (verdict_table(run, table, verdicts), comparison_table(run, table, verdicts)):
         text = printed(shown)
