@@ -12,6 +12,7 @@ import pytest
 
 from hwbench.demo import CALIBRATION, DATA, FOLDER, MODEL
 
+pytestmark = pytest.mark.isa
 ort = pytest.importorskip("onnxruntime")
 
 

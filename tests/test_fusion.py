@@ -6,6 +6,8 @@ from onnx import helper
 from hwbench.fusion import OnnxGraph
 from tests import models
 
+pytestmark = pytest.mark.isa
+
 
 @pytest.fixture
 def graph():

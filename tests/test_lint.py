@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwbench.lint import TARGETS, lint
 from tests import models
 
+pytestmark = pytest.mark.isa
 AVX2, SSE4, VNNI, ARM, TENSORRT = (
     TARGETS[name] for name in ("x86-64 AVX2", "x86-64 SSE4", "x86-64 VNNI", "Armv8.0", "TensorRT")
 )

@@ -16,6 +16,7 @@ from hwbench.targets import open_target
 from hwbench.worker.protocol import Job, JobContext
 from tests import models
 
+pytestmark = pytest.mark.isa
 SAMPLES = 40
 
 

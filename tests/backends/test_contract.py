@@ -15,6 +15,7 @@ from hwbench.backend import backends, load_backend
 from hwbench.errors import InputError, ModelError, UnsupportedError
 from tests import models
 
+pytestmark = pytest.mark.isa
 RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino"}  # backend to the package it drives
 FLOAT_MODELS = {"cnn": models.small_cnn, "mlp": models.mlp, "two inputs": models.two_inputs}
 

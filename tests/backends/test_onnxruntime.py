@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from hwbench.errors import InputError, UnavailableError, UnsupportedError
 from tests import models
 
+pytestmark = pytest.mark.isa
 BUILDS = {
     "fp32": lambda: models.small_cnn(),
     "u8": lambda: models.static_int8(models.small_cnn()),

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper
 from hwbench.errors import UnavailableError, UnsupportedError
 from tests import models
 
+pytestmark = pytest.mark.isa
+
 
 @pytest.fixture
 def backend():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 # EfficientNet-Lite0: expansion, output channels, repeats, stride and kernel of every stage (Tan and Le, 2019, without
@@ -97,6 +98,19 @@ def efficientnet_lite0(size: int = 224, classes: int = 1000) -> onnx.ModelProto:
     x = relu6(g.conv(x, channels, 1280, 1))
     x = g.node("Flatten", g.node("GlobalAveragePool", x))
     return g.model(g.linear(x, 1280, classes), (3, size, size), classes)
+
+
+def telling_apart(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """A network whose last bias takes away the mean output over some images.
+
+    One with random weights gives all of them one answer otherwise, which hardly a fault changes.
+    """
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+    outputs = session.run(None, {name: images})[0]
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == model.graph.node[-1].input[2])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) - outputs.mean(axis=0), bias.name))
+    return model
 
 
 def resnet20(classes: int = 10) -> onnx.ModelProto:

@@ -1,10 +1,11 @@
 """What a fault costs: a campaign's CPU seconds per trial against one forward pass of the whole build over the same inputs.
 
-EfficientNet-Lite0 with random weights, 16 inputs, 1,000 bit flips uniform over the stored bits of its weights, ONNX Runtime on
-one thread. A campaign is all that the study does before it looks at its trials: drawing faults and cutting the graph here, and
-the worker from its start to its end, with its imports, compiling, golden passes and checks; one worker, because there is one
-thread to fill. The trials that are then run again by a full rebuild are apart. The forward pass is that of the batch size, 1 or
-16, which takes less.
+EfficientNet-Lite0 with random weights, 16 inputs to which it gives answers of their own, 1,000 bit flips uniform over the
+stored bits of its weights, ONNX Runtime on one thread. The int8 weights have 7 bits, so that they saturate on no processor. A
+campaign is all that the study does before it looks at its trials: drawing faults and cutting the graph here, and the worker
+from its start to its end, with its imports, compiling, golden passes and checks; one worker, because there is one thread to
+fill. The trials that are then run again by a full rebuild are apart. The forward pass is that of the batch size, 1 or 16,
+which takes less.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import onnx
 import pytest
 from hwbench_onnxruntime import OnnxRuntimeBackend
 from models import static_int8
-from networks import efficientnet_lite0
+from networks import efficientnet_lite0, telling_apart
 
 from hwbench.backend import TensorSpec
 from hwbench.build import Build
@@ -37,12 +38,13 @@ from hwbench.worker.protocol import Job, JobResult
 pytestmark = pytest.mark.slow
 TRIALS, INPUTS, SHAPE, CLASSES = 1000, 16, (3, 224, 224), 1000
 OPTIONS = {"intra_op_threads": 1}
-# Build to how many times fewer CPU seconds a trial takes than a forward pass: asked for are 8 and 6, measured were 8.2 and 7.8
-# on a quiet machine; what is asserted leaves room for neighbours.
+# Build to how many times fewer CPU seconds a trial takes than a forward pass, with AVX2 and with VNNI alike: asked for are 8 and
+# 6, measured were 8.2 and 7.8 with VNNI on a quiet machine, and 8.5 for int8 with AVX2 (Zen 3); what is asserted leaves room
+# for neighbours.
 FEWER = {"fp32": 7.0, "int8": 6.0}
 BUILDS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "fp32": lambda model: model,
-    "int8": lambda model: static_int8(model, samples=4),
+    "int8": lambda model: static_int8(model, samples=4, reduce_range=True),
 }
 
 
@@ -52,10 +54,10 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def make_case(folder: Path, model: onnx.ModelProto, compute: str) -> Case:
-    """A build of a model as it stands, with random images."""
-    onnx.save(model, folder / "model.onnx")
+def make_case(folder: Path, compute: str) -> Case:
+    """A build of the network as it stands, with random images."""
     images = np.random.default_rng(0).standard_normal((INPUTS, *SHAPE)).astype(np.float32)
+    onnx.save(BUILDS[compute](telling_apart(efficientnet_lite0(), images)), folder / "model.onnx")
     np.savez(folder / "data.npz", image=images)
     image, logits = TensorSpec("image", "float32", (None, *SHAPE)), TensorSpec("logits", "float32", (None, CLASSES))
     source = open_source(DataSpec(source=str(folder / "data.npz")))
@@ -133,7 +135,7 @@ class Measured:
 
 @pytest.mark.parametrize("build", FEWER)
 def test_a_trial_takes_a_fraction_of_a_forward_pass(benchmark, tmp_path, build):
-    case = make_case(tmp_path, BUILDS[build](efficientnet_lite0()), build)
+    case = make_case(tmp_path, build)
     settings = FaultsSettings(trials=TRIALS, roles=("weight",), shard=TRIALS)
     made = benchmark.pedantic(Measured, args=(case, tmp_path / "first", settings), rounds=1)
     ratios = [made.ratio]
@@ -150,5 +152,6 @@ def test_a_trial_takes_a_fraction_of_a_forward_pass(benchmark, tmp_path, build):
     assert made.analysis.parts["trials"].height == TRIALS
     rates = [row for row in made.analysis.rows if row.metric == "sdc_rate" and row.condition == "{}"]
     assert [row.status for row in rates] == ["ok"]
+    print(f"{build}: SDC rate {rates[0].value:.4f}")
     assert rates[0].value > 0
     assert max(ratios) >= FEWER[build]

@@ -31,7 +31,9 @@ peers = pytest.importorskip("peers")  # imports torch
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TRIALS, PEERS_TRIALS, IMAGES = 1_000, 60, 64
 PACKAGES = ("pytorchfi==0.6.0", "MRFI==2.1.0", "pyyaml")  # what else they need is here anyway
-RATIO = 8  # asked for are 10; on two shared cores 10.6 and 11.0 were measured, and neighbours move it by a fifth
+# With AVX2 and with AVX-512 alike. Asked for are 10; on two shared cores 10.6 and 11.0 were measured, and neighbours move it by
+# a fifth.
+RATIO = 8
 Counts = list[tuple[int, int]]
 
 

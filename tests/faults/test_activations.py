@@ -9,6 +9,7 @@ from onnx import helper
 from hwbench.faults.activations import Activations
 from hwbench.faults.cuts import GraphCutter
 
+pytestmark = pytest.mark.isa
 node = helper.make_node
 FLOAT, TEXT = onnx.TensorProto.FLOAT, onnx.TensorProto.STRING
 

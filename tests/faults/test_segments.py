@@ -15,6 +15,7 @@ from hwbench.faults import updates
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.segments import segment_files, write_segments
 
+pytestmark = pytest.mark.isa
 LAYERS = 12
 
 

@@ -10,6 +10,7 @@ from onnx import helper
 from hwbench.faults import updates
 from hwbench.faults.cuts import GraphCutter, Layer
 
+pytestmark = pytest.mark.isa
 node = helper.make_node
 CHANNELS = updates.WORTH
 

@@ -16,6 +16,7 @@ import hwbench
 from hwbench import demo
 from hwbench.table import Row
 
+pytestmark = pytest.mark.isa
 LAYERS, LAYER_INPUTS = SETTINGS["fidelity"]["layers"], SETTINGS["fidelity"]["layer_inputs"]
 
 

@@ -20,6 +20,7 @@ from hwbench.studies.portability import PortabilitySettings, PortabilityStudy
 from hwbench.table import Row
 from hwbench.worker.protocol import JobResult
 
+pytestmark = pytest.mark.isa
 N = 256
 TARGETS = ("x86_64/Haswell", "x86_64/Nehalem", "aarch64/cortex-a53")
 # Activations, weights: the four int8 variants of one model.

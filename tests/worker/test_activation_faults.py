@@ -12,6 +12,7 @@ from hwbench.faults import names
 from hwbench.faults.activations import Activations
 from hwbench.faults.cuts import GraphCutter
 
+pytestmark = pytest.mark.isa
 KINDS = ("flip", "stuck_at_0", "stuck_at_1", "burst", "random_value")
 Array = np.ndarray
 

@@ -20,6 +20,7 @@ from hwbench.worker.engine import Engine, LaneFault
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.plan import LayerPlan
 
+pytestmark = pytest.mark.isa
 INPUTS = 9
 
 
