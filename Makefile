@@ -4,8 +4,9 @@ PYTHON ?= python3
 # e.g. make test TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+BESIDE := --numprocesses logical --dist loadfile --no-loadscope-reorder --benchmark-disable
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-avx2 lint clean
 
 install: .venv/.installed
 
@@ -28,8 +29,14 @@ lint: install
 
 # What times or weighs processes runs after the rest, with nothing beside it.
 test: lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses logical --dist loadfile --no-loadscope-reorder --benchmark-disable
+	$(BIN)/python -m pytest -m "not alone" $(BESIDE)
+	$(BIN)/python tests/avx2.py --timeout=900 $(BESIDE)
 	$(BIN)/python -m pytest -m alone
+
+# What depends on the processor's instruction set, once more on an emulated one with AVX2 and nothing newer; where this processor
+# has nothing newer itself, or QEMU is not installed, it says so and does nothing.
+test-avx2: install
+	$(BIN)/python tests/avx2.py --timeout=900 $(BESIDE)
 
 clean:
 	rm -rf .venv dist build
