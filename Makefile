@@ -30,7 +30,7 @@ lint: install
 # What times or weighs processes runs after the rest, with nothing beside it.
 test: lint
 	$(BIN)/python -m pytest -m "not alone" $(BESIDE)
-	$(BIN)/python tests/avx2.py --timeout=900 $(BESIDE)
+	$(MAKE) test-avx2
 	$(BIN)/python -m pytest -m alone
 
 # What depends on the processor's instruction set, once more on an emulated one with AVX2 and nothing newer; where this processor
