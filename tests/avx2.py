@@ -2,12 +2,12 @@
 
 Int8 kernels of such processors saturate, and are others than those of AVX-512, VNNI and AMX. The interpreter itself is
 emulated, and so is every child process that is started by ``sys.executable``: workers, and pytest-xdist's. Arguments are
-pytest's.
+pytest's; without paths among them, the modules that name the mark are collected, and no others, because importing all takes
+minutes there.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import subprocess
@@ -18,6 +18,7 @@ from hwbench.cpu import cpu_flags
 from hwbench.errors import UnavailableError
 from hwbench.targets.qemu import Qemu, find_qemu
 
+TESTS = Path(__file__).parent
 CPU = "Haswell"
 NEWER = {"avx_vnni", "avx_vnni_int8", "avx512f", "amx_tile"}
 
@@ -47,13 +48,21 @@ def reason_to_skip() -> str:
     return ""
 
 
+def marked() -> list[str]:
+    """The modules that name the mark."""
+    return [str(file) for file in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.isa" in file.read_text()]
+
+
 def main() -> int:
     """Run pytest, and return its exit status."""
     if reason := reason_to_skip():
         print(f"The tests marked isa are not repeated on an emulated {CPU}: {reason}.")
         return 0
-    command = [str(launcher(find_qemu("x86_64"))), "-m", "pytest", "-m", "isa and not alone", *sys.argv[1:]]
-    return subprocess.run(command, env=os.environ, check=False).returncode
+    arguments = sys.argv[1:]
+    if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        arguments += marked()
+    command = [str(launcher(find_qemu("x86_64"))), "-m", "pytest", "-m", "isa and not alone", *arguments]
+    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":
