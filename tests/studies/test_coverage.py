@@ -10,8 +10,6 @@ from shared_run import RUN_HERE
 import hwbench
 from hwbench.studies.coverage import ran_precisions
 
-pytestmark = pytest.mark.isa
-
 
 @pytest.mark.parametrize("profile", RUN_HERE)
 def test_a_build_that_ran_as_asked_has_all_its_nodes(shared, profile):

@@ -14,6 +14,7 @@ import hwbench
 from hwbench import demo
 from hwbench.api import Run
 from hwbench.cpu import cpu_flags
+from hwbench.cpuid import emulated_cpu
 from hwbench.errors import UnknownNameError
 from hwbench.studies import Case
 from hwbench.studies.portability import PortabilitySettings, PortabilityStudy
@@ -30,6 +31,8 @@ VARIANTS = {
     "reduced": {"reduce_range": True},
     "u8u8": {"weights": "u8"},
 }
+if emulated_cpu():  # where a worker takes seconds to start
+    VARIANTS = {"u8s8": {}}
 on_vnni = pytest.mark.skipif(
     not any("vnni" in flag or "amx_int8" in flag for flag in cpu_flags()), reason="needs a processor with VNNI"
 )
