@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from hwbench.budget import Budget
 from hwbench.build import Build, Recipe, make_build, work_folder
 from hwbench.comparison import Direction, compare_runs, compare_tables
 from hwbench.dataset import DataSpec, materialise, open_source
@@ -146,9 +147,9 @@ def run_spec(
     progress: Progress | None = None,
 ) -> Run:
     """Carry out a specification and write its reports; arguments and errors as in `run`."""
-    place = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem
+    place, budget = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem, Budget(spec.budget)
     with prepare(spec) as prepared:
-        outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress)
+        outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress, budget=budget)
     finished = Run(outcome.directory)
     _write_benchmark(finished, outcome)
     finished.report_all()

@@ -174,6 +174,11 @@ def make_build(
     return Build(recipe.key, folder, json.loads((folder / MANIFEST).read_text()))
 
 
+def is_cached(recipe: Recipe) -> bool:
+    """Whether the cache holds the build."""
+    return (cache_home() / "builds" / recipe.key / MANIFEST).is_file()
+
+
 def _make(recipe: Recipe, work: Path, run_job: Callable[[Job, Path], JobResult]) -> Path:
     result = run_job(recipe.job(), work / "job")
     if result.status == "unavailable":

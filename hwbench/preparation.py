@@ -65,6 +65,7 @@ class Prepared:
             seed=self.spec.seed,
             timeout_s=self.spec.timeout_s,
             work=self.work,
+            budgeted=self.spec.budget is not None,
         )
 
     @property

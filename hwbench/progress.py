@@ -21,6 +21,12 @@ class Progress(Protocol):
     def advance(self) -> None:
         """One job is done."""
 
+    def passes(self, title: str, done: int, total: int, left_s: float | None) -> None:
+        """So many of a study's passes over the inputs are done; ``left_s`` is an estimate for the run, None for none yet.
+
+        It is called while jobs run that measure no time.
+        """
+
     def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
         """A part of something long is done; ``interim`` tells how far it is, which may take a moment to compute."""
 
@@ -38,6 +44,9 @@ class Silent:
         """Nothing."""
 
     def advance(self) -> None:
+        """Nothing."""
+
+    def passes(self, title: str, done: int, total: int, left_s: float | None) -> None:
         """Nothing."""
 
     def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:

@@ -68,6 +68,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
             for profile in prepared.profiles
         },
         "verdicts": [],
+        "budget": {"seconds": spec.budget, "wall_s": 0.0, "job_s": {}, "declined": []},
     }
 
 
@@ -98,7 +99,12 @@ def with_factor(row: Row, ran: Mapping[str, Any]) -> Row:
     """A profile's row, its detail saying the second factor where it compares the whole build with the reference."""
     if "second_factor" not in ran or row.study not in ("accuracy", "fidelity") or row.condition != "{}":
         return row
-    return replace(row, detail="; ".join(part for part in (row.detail, ran["second_factor"]) if part))
+    return with_note(row, ran["second_factor"])
+
+
+def with_note(row: Row, note: str) -> Row:
+    """A row whose detail also says ``note``."""
+    return replace(row, detail="; ".join(part for part in (row.detail, note) if part))
 
 
 def _enforced(target: TargetSpec, limits: LimitSupport) -> dict[str, str]:

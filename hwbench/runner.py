@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,23 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.backend import Availability, backends
-from hwbench.build import Build, Recipe, make_build
+from hwbench.agenda import Agenda
+from hwbench.budget import ANALYSIS, Budget
+from hwbench.build import Build
 from hwbench.errors import JobError, TargetLostError, UnavailableError
-from hwbench.model import Model
+from hwbench.making import Making
+from hwbench.plans import Plan, plan_studies
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import finite, first_record, found_there, now, with_factor
+from hwbench.record import finite, first_record, now, with_factor
 from hwbench.reference import settle_labels, try_reference
+from hwbench.scheduler import Running, Scheduler
 from hwbench.store import RunDirectory
-from hwbench.studies import Analysis, Case, Study, Subject, studies
+from hwbench.studies import Analysis, Case, Subject, studies
 from hwbench.studies.coverage import ran_precisions
 from hwbench.studies.launches import in_blocks
+from hwbench.studies.timed import timed_batch
 from hwbench.table import Row, from_frame, to_frame
 from hwbench.targets import Targets
 from hwbench.verdict import Verdict, judge
-from hwbench.worker.protocol import Job, JobResult, Limits
+from hwbench.worker.protocol import Job
 
 EMULATED = "emulated: time and memory are measured on real hardware only"
 
@@ -51,7 +54,13 @@ class Outcome:
 
 
 def execute(
-    prepared: Prepared, out: Path, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+    prepared: Prepared,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Carry out a run.
 
@@ -61,23 +70,33 @@ def execute(
         overwrite: Replace a run that is there.
         resume: Go on with a run that is there; jobs it finished are not repeated, and a complete run is left as it is.
         progress: Who is told.
+        budget: The time there is; default: that of the specification, from now on.
 
     Raises:
         InputError: The folder cannot be used, or the reference cannot run.
         UnavailableError: The scheduler does not answer, or a worker of it does not fit.
         TargetLostError: The scheduler, or its last worker, went away; the run can be resumed.
     """
+    budget = budget or Budget(prepared.spec.budget)
     with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
-        return _execute(prepared, out, targets, progress or Silent(), overwrite=overwrite, resume=resume)
+        return _execute(prepared, out, targets, progress or Silent(), budget, overwrite=overwrite, resume=resume)
 
 
 def _execute(
-    prepared: Prepared, out: Path, targets: Targets, progress: Progress, *, overwrite: bool, resume: bool
+    prepared: Prepared,
+    out: Path,
+    targets: Targets,
+    progress: Progress,
+    budget: Budget,
+    *,
+    overwrite: bool,
+    resume: bool,
 ) -> Outcome:
     record = first_record(prepared)
     progress.step(f"{REFERENCE}: accuracy")
-    measured = try_reference(prepared)
-    prepared = settle_labels(prepared, next(iter(measured.values())))
+    measured = try_reference(prepared, budget)
+    if all(result.ok for result in measured.values()):
+        prepared = settle_labels(prepared, next(iter(measured.values())))
     for study, settings in prepared.studies.values():
         study.check(settings, prepared.data, classifies=prepared.classifies)
     check_builds(prepared)
@@ -85,7 +104,9 @@ def _execute(
         if resume and directory.read()["state"] == "complete":
             verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]
             return Outcome(directory, from_frame(directory.table()), verdicts, {})
-        run = _Run(prepared, directory, record, progress, targets, measured)
+        done = {key: result for key, result in measured.items() if result.ok}
+        scheduler = Scheduler(targets, directory.jobs, prepared.spec.jobs, budget, done)
+        run = _Run(prepared, directory, record, progress, scheduler)
         try:
             run.carry_out()
         except BaseException as error:
@@ -98,21 +119,6 @@ def _execute(
         return Outcome(directory, run.rows, run.verdicts, run.timings)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """One study on one case: what is to be done, and where its rows belong."""
-
-    case: Case
-    study: Study
-    settings: Any
-    jobs: Mapping[str, Job]
-
-    @property
-    def title(self) -> str:
-        """What it is, in words."""
-        return f"{self.case.profile.name}: {self.study.name}"
-
-
 @dataclass
 class _Run:
     """The state of one run: what has been measured, and what ``run.json`` says of it."""
@@ -121,15 +127,18 @@ class _Run:
     directory: RunDirectory
     record: dict[str, Any]
     progress: Progress
-    targets: Targets
-    _results: dict[str, JobResult]
+    scheduler: Scheduler
     verdicts: list[Verdict] = field(default_factory=list)
     timings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._builds: dict[str, Future[Build]] = {}
-        self._plans: list[_Plan] = []
+        scheduler = self.scheduler
+        self._budget, self._results = scheduler.budget, scheduler.results
+        self._making = Making(self.prepared, self.directory, scheduler, self.record)
+        self._agenda = Agenda(self._budget, scheduler.costs, self._results, scheduler.at_once, self._is_undecided)
         self._rows: dict[str, dict[str, list[Row]]] = {}
+        self._announced: set[str] = set()
+        self._undecided: dict[tuple[str, int], bool] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -139,23 +148,46 @@ class _Run:
     def carry_out(self) -> None:
         """Reference, then every profile's build, then numbers several jobs at a time, then timings one by one."""
         reference = self._reference()
-        self._start_builds()
+        self._making.start()
         placed = {profile.name: self._place(profile, reference) for profile in self.prepared.profiles}
         self._plan_studies({name: case for name, case in placed.items() if case is not None})
+        if self._budget.limited:
+            self._time_batches()
         self._analyse_ready()
-        while wanted := self._wanted():
-            self.progress.plan(len(wanted))
-            self._carry_out_together([job for job in wanted if not job.exclusive])
-            for job in in_blocks([job for job in wanted if job.exclusive], self.prepared.spec.seed):
-                self.progress.step(self._plan_of(job).title)
-                self._job(job)
+        while self._agenda.waiting():
+            self._announce()
+            self.scheduler.together(self._agenda.next, self._look, self._ended)
+            self._agenda.begin_exclusive()
+            for job in self._exclusive():
+                self.progress.step(self._agenda.of(job).title)
+                if self._agenda.affords(job):
+                    self.scheduler.run(job, self._agenda.of(job).study.name)
+                if job.key not in self._results:
+                    self._agenda.decline(job)
                 self.progress.advance()
                 self._analyse_ready()
+            self._agenda.round += 1
+            self._analyse_ready()
 
-    def _wanted(self) -> list[Job]:
-        """The jobs that are planned and not done."""
-        planned = {job.key: job for plan in self._plans for job in plan.jobs.values()}
-        return [job for key, job in planned.items() if key not in self._results]
+    def _exclusive(self) -> list[Job]:
+        """The jobs that measure time or memory, in the order in which they run."""
+        return in_blocks(self._agenda.exclusive(), self.prepared.spec.seed)
+
+    def _time_batches(self) -> None:
+        """Time one batch of every build on its target, so that the first jobs get a fair share of the budget."""
+        for plan in self._agenda.plans:
+            job = timed_batch(plan.case)
+            if job.key not in self._results and not self._budget.over:
+                result = self.scheduler.run(job, "estimates")
+                if result.ok:
+                    self.scheduler.costs.timed(job, **result.data)
+
+    def _announce(self) -> None:
+        """Tell of jobs that were not told of before."""
+        fresh = self._agenda.waiting().keys() - self._announced
+        self._announced |= fresh
+        if fresh:
+            self.progress.plan(len(fresh))
 
     def save(self, state: str) -> None:
         """Bring table and ``run.json`` up to date, so that whatever happens next, what is finished can be read."""
@@ -169,12 +201,13 @@ class _Run:
         self.record["state"] = state
         self.record["finished"] = now() if state != "running" else None
         self.record["verdicts"] = [finite(vars(verdict)) for verdict in self.verdicts]
+        self.record["budget"] = self._budget.record()
         self.directory.write_table(to_frame(self.rows))
         self.directory.write(self.record)
 
     def give_up(self, reason: TargetLostError) -> None:
         """Say of every study that is not analysed yet why it is not."""
-        for plan in self._plans:
+        for plan in self._agenda.plans:
             missing = Analysis([plan.study.missing("error", str(reason))])
             self._keep(plan.case.profile, plan.case.subject.build, plan.study.name, missing)
             self.record["profiles"][plan.case.profile.name]["status"] = "error"
@@ -182,12 +215,14 @@ class _Run:
     def _reference(self) -> Subject:
         """Place the reference's build in the run and analyse what `try_reference` measured of it."""
         profile = REFERENCE_PROFILE
-        subject = self._subject(profile, self.prepared.reference)
+        subject = self._making.subject(profile, self.prepared.reference)
         study = studies.get("accuracy")()
         case = self.prepared.case(profile, subject, subject)
         settings = study.settings_type()
         self._rows[REFERENCE] = {study.name: []}
-        self._analyse(_Plan(case, study, settings, study.plan(case, settings)))
+        plan = Plan.of(case, study, settings)
+        plan.declined |= plan.jobs.keys() - plan.done(self._results)  # by the budget
+        self._analyse(plan)
         return subject
 
     def _place(self, profile: Profile, reference: Subject) -> Case | None:
@@ -196,8 +231,8 @@ class _Run:
         self._rows[profile.name] = {name: [] for name in self.prepared.studies}
         try:
             self.progress.step(f"{profile.name}: build")
-            self._require(profile)
-            subject = self._subject(profile, self.prepared.model)
+            self._making.require(profile)
+            subject = self._making.subject(profile, self.prepared.model)
         except (UnavailableError, JobError) as error:
             status = "unavailable" if isinstance(error, UnavailableError) else "error"
             reason, hint = (error.reason, error.hint) if isinstance(error, UnavailableError) else (str(error), "")
@@ -209,81 +244,82 @@ class _Run:
         others = self.record["profiles"].items()
         shared = [name for name, other in others if other["build"] == subject.build.key and name != profile.name]
         entry.update(status="ok", build=subject.build.key, shares_build_with=shared)
-        case = self.prepared.case(profile, subject, reference)
-        timed = (study.points(case, settings) for study, settings in self.prepared.studies.values())
-        return replace(case, points={name: point for points in timed for name, point in points.items()})
+        return self.prepared.case(profile, subject, reference)
 
     def _plan_studies(self, cases: Mapping[str, Case]) -> None:
-        """Plan every study of every case; timings are compared with the baseline profile's."""
-        timed = [name for name, case in cases.items() if case.profile.target.kind != "emulated"]
-        named = self.prepared.spec.baseline
-        baseline = named if named in timed else None if named else next(iter(timed), None)
-        self.record["baseline"] = baseline
+        """Plan every study of every case, or say why it cannot be."""
+        self._agenda.plans, self.record["baseline"] = plan_studies(self.prepared, cases)
         for name, case in cases.items():
-            if baseline not in (None, name):
-                case = replace(case, baseline=cases[baseline])
-            for study, settings in self.prepared.studies.values():
-                if study.timing and name not in timed:
+            planned = [plan.study.name for plan in self._agenda.plans if plan.case.profile.name == name]
+            for study, _ in self.prepared.studies.values():
+                if study.name not in planned:
                     missing = Analysis([study.missing("unavailable", EMULATED)])
                     self._keep(case.profile, case.subject.build, study.name, missing)
-                else:
-                    self._plans.append(_Plan(case, study, settings, study.plan(case, settings)))
-            if name not in timed and all(study.timing for study, _ in self.prepared.studies.values()):
+            if not planned:
                 self.progress.note(name, "ok")
 
-    def _carry_out_together(self, jobs: Sequence[Job]) -> None:
-        """Run jobs that measure no time, several at once; their numbers do not depend on how many."""
-        with self._pool(max(self.prepared.spec.jobs, self.targets.helping)) as pool:
-            running = {pool.submit(self._carry_out, job, anywhere=True): job for job in jobs}
-            for future in as_completed(running):
-                job = running[future]
-                self._results[job.key] = future.result()
-                self.progress.step(self._plan_of(job).title)
-                self.progress.advance()
-                self._tell(self._plan_of(job))
-                self._analyse_ready()
+    def _ended(self, job: Job) -> None:
+        """Take what a job gave."""
+        plan = self._agenda.of(job)
+        if job.key not in self._results:
+            self._agenda.decline(job)
+        self.progress.step(plan.title)
+        self.progress.advance()
+        interim = partial(plan.study.progress, plan.case, plan.settings, plan.done(self._results))
+        self.progress.figures(plan.title, interim)
+        self._analyse_ready()
+        self._announce()
 
-    def _tell(self, plan: _Plan) -> None:
-        """Have a study say how far it is."""
-        done = {label: self._results[job.key] for label, job in plan.jobs.items() if job.key in self._results}
-        self.progress.figures(plan.title, partial(plan.study.progress, plan.case, plan.settings, done))
-
-    def _plan_of(self, job: Job) -> _Plan:
-        """The first of the plans that a job is for."""
-        return next(plan for plan in self._plans if any(other.key == job.key for other in plan.jobs.values()))
-
-    @contextmanager
-    def _pool(self, threads: int) -> Iterator[ThreadPoolExecutor]:
-        """Threads that wait for workers."""
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                yield pool
-            except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
-                pool.shutdown(wait=False, cancel_futures=True)
-                self.targets.stop()
-                raise
+    def _look(self, running: Sequence[Running]) -> None:
+        """Say how far the running jobs are."""
+        most = max(running, key=lambda one: one.left_s)
+        plan = self._agenda.of(most.job)
+        done, total = plan.progress(self._results)
+        finished = sum(one.finished for one in running if self._agenda.of(one.job) is plan)
+        self.progress.passes(plan.title, done + finished, total, self._agenda.left_s(running))
 
     def _analyse_ready(self) -> None:
         """Analyse every study whose jobs are all done and which asks for no more of them, and save what that gives."""
-        ready = [plan for plan in self._plans if all(job.key in self._results for job in plan.jobs.values())]
-        for plan in ready:
-            more = plan.study.extend(plan.case, plan.settings, self._results_of(plan))
-            if more:
-                self._plans[self._plans.index(plan)] = replace(plan, jobs={**plan.jobs, **more})
+        for plan in [plan for plan in self._agenda.plans if plan.is_over(self._results)]:
+            if more := self._further(plan):
+                plan.add(more, self._agenda.round if plan.concluding else self._agenda.round + 1)
                 continue
-            self._plans.remove(plan)
+            self._agenda.plans.remove(plan)
             self._analyse(plan)
             name = plan.case.profile.name
-            if not any(other.case.profile.name == name for other in self._plans):
+            if not any(other.case.profile.name == name for other in self._agenda.plans):
                 self.progress.note(name, self.record["profiles"][name]["status"])
                 self.save("running")
 
-    def _results_of(self, plan: _Plan) -> dict[str, JobResult]:
-        return {label: self._results[job.key] for label, job in plan.jobs.items()}
+    def _further(self, plan: Plan) -> dict[str, Job]:
+        """What a study asks for after the jobs it has had; once the budget has cut it short, only what it cannot do without."""
+        done = plan.done(self._results)
+        if not plan.is_cut(self._results):
+            more = plan.study.extend(plan.case, plan.settings, done)
+        elif plan.concluding is None and plan.is_enough(self._results):
+            more = plan.study.conclude(plan.case, plan.settings, done)
+            plan.concluding = frozenset(more)
+        else:
+            more = {}
+        return {label: job for label, job in more.items() if label not in plan.jobs}
 
-    def _analyse(self, plan: _Plan) -> None:
-        results = self._results_of(plan)
-        analysis = plan.study.measure(plan.case, plan.settings, results)
+    def _is_undecided(self, plan: Plan) -> bool:
+        """Whether an acceptance rule about a study's figures is undecided by its results so far."""
+        done, profile = plan.done(self._results), plan.case.profile
+        key = plan.title, len(done)
+        if key not in self._undecided:
+            rows = plan.study.measure(plan.case, plan.settings, done).rows if plan.is_enough(self._results) else []
+            verdicts = judge(profile, rows, plan.case.primary.name)
+            self._undecided[key] = any(
+                verdict.study == plan.study.name and verdict.outcome in ("inconclusive", "unavailable")
+                for verdict in verdicts
+            )
+        return self._undecided[key]
+
+    def _analyse(self, plan: Plan) -> None:
+        results, began = plan.done(self._results), time.monotonic()
+        analysis = plan.analysis(self._results, self._budget.name)
+        self._budget.charge(ANALYSIS, time.monotonic() - began)
         subject = plan.case.subject
         for file in analysis.files:
             self.directory.keep_compiled(subject.build.key, subject.compiled_key, file)
@@ -293,71 +329,8 @@ class _Run:
             return
         if any(row.status in ("error", "timeout", "crash") for row in analysis.rows):
             entry["status"] = "error"
-        if plan.study.name == "coverage" and results["coverage"].ok:
+        if plan.study.name == "coverage" and "coverage" in results and results["coverage"].ok:
             entry["ran"]["precision"] = ran_precisions(results["coverage"].data["executed"])
-
-    def _require(self, profile: Profile) -> None:
-        """Raise `UnavailableError` unless the profile's backend and device work on its target."""
-        machine = profile.target.machine
-        about = self.targets.of(machine).describe()
-        reference, limits = backends.reference(profile.backend), Limits(timeout_s=120)
-        result = self._job(Job("hwbench.worker.tasks.probe:run", backend=reference, limits=limits, machine=machine))
-        if not result.ok:
-            raise UnavailableError(f"probing {profile.backend} ended in {result.status}: {result.detail}")
-        found = Availability(**result.data)
-        if not found.available:
-            raise UnavailableError(found.reason, found.hint)
-        device = backends.get(profile.backend)().device(profile.full_options)
-        if device.lower() not in {name.lower() for name in found.devices}:
-            raise UnavailableError(
-                f"{profile.backend} has no working device {device!r} here; it has {', '.join(found.devices) or 'none'}",
-                found.hints.get(device, ""),
-            )
-        entry = self.record["profiles"].get(profile.name)
-        if entry is not None:
-            entry["ran"] = found_there(profile, device, found, about, self.record["packages"])
-
-    def _start_builds(self) -> None:
-        """Make the builds of all profiles that can run here, several at once; what fails is told profile by profile."""
-        with self._pool(self.prepared.spec.jobs) as pool:
-            for profile in self.prepared.profiles:
-                try:
-                    self._require(profile)
-                except UnavailableError:
-                    continue  # told when the profile's turn comes
-                recipe = self.prepared.recipe(profile, self.prepared.model)
-                if recipe.key not in self._builds:
-                    self._builds[recipe.key] = pool.submit(self._make, recipe)
-
-    def _subject(self, profile: Profile, model: Model) -> Subject:
-        recipe = self.prepared.recipe(profile, model)
-        started = self._builds.get(recipe.key)
-        build = started.result() if started is not None else self._make(recipe)
-        return Subject(build, profile.backend, profile.full_options, profile.target.machine)
-
-    def _make(self, recipe: Recipe) -> Build:
-        return make_build(recipe, self.directory.build_folder(recipe.key), self.targets.run)
-
-    def _job(self, job: Job) -> JobResult:
-        """Run a job once: studies and profiles that ask for the same work share it."""
-        if job.key not in self._results:
-            self._results[job.key] = self._carry_out(job)
-        return self._results[job.key]
-
-    def _carry_out(self, job: Job, *, anywhere: bool = False) -> JobResult:
-        """Run a job unless an interrupted run has left its result. Called from several threads.
-
-        Args:
-            job: The work.
-            anywhere: Whether a cluster's worker may do what is for the local machine.
-        """
-        folder = self.directory.jobs / job.key
-        result = JobResult.load(folder)
-        if result is None:
-            result = self.targets.run(job, folder, anywhere=anywhere)
-            if result.ok:
-                result.store()
-        return result
 
     def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> None:
         key = build.key if build else ""

@@ -6,11 +6,12 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hwbench.dataset import DataSpec
+from hwbench.durations import parse_duration
 from hwbench.errors import SpecError, UnknownNameError
 from hwbench.studies import studies
 
@@ -49,6 +50,9 @@ class RunSpec(BaseModel):
     scheduler: str | None = Field(
         None,
         description="address of a Dask scheduler whose workers take the jobs that measure no time, and offer boards",
+    )
+    budget: Annotated[float, BeforeValidator(parse_duration)] | None = Field(
+        None, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
     )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
 

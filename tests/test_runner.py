@@ -138,6 +138,53 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+# Within a budget
+
+LONG = {"bit_flips": {"rates": [1e-4, 1e-2], "draws": 4_000}, "noise": NOISE, "fidelity": {"layers": 0}}
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_its_budget_and_has_rows_of_every_study(digits, tmp_path):
+    began = time.monotonic()
+    run = digits_run(digits, tmp_path / "run", settings=LONG, budget="40s")
+    assert time.monotonic() - began < 40 + 20  # what others do on the machine aside, it is over in 40
+    assert run.record["state"] == "complete"
+    studies = set(run.record["fingerprint"]["studies"])
+    for profile in ("cpu-int8", "cpu-fp32"):
+        rows = [row for row in run.rows if row.profile == profile]
+        assert {row.study for row in rows} == studies
+        assert all(row.status == "ok" for row in rows if row.study in ("accuracy", "fidelity"))
+        cut = [row for row in rows if row.study == "bit_flips"]
+        assert any("ended by the budget of 40 s after " in row.detail for row in cut)
+    budget = run.record["budget"]
+    assert budget["seconds"] == 40
+    assert budget["job_s"]["accuracy"] > 0
+    assert run.exit_code() == 0
+    report = (run.path / "report.md").read_text()
+    assert "Budget" in report
+
+
+@pytest.mark.slow
+def test_what_alone_exceeds_the_budget_is_named_and_every_study_has_a_row(digits, tmp_path):
+    run = digits_run(digits, tmp_path / "run", budget=0.001)
+    assert run.record["state"] == "complete"
+    assert {row.study for row in run.rows if row.profile == "reference"} == {"accuracy"}
+    for profile in ("cpu-int8", "cpu-fp32"):
+        rows = [row for row in run.rows if row.profile == profile]
+        assert {row.study for row in rows} == set(run.record["fingerprint"]["studies"])
+        assert {row.status for row in rows} == {"unavailable"}
+        assert all("budget" in row.detail for row in rows)
+    assert run.exit_code() == 0
+    assert run.exit_code(["cpu-int8"]) == 3
+
+
+@pytest.mark.slow
+def test_a_budget_that_suffices_changes_no_figure(digits, one_job_at_a_time, tmp_path):
+    run = digits_run(digits, tmp_path / "run", budget="10m")
+    assert_frame_equal(figures(run), figures(one_job_at_a_time))
+    assert run.record["budget"]["declined"] == []
+
+
 # Profiles
 
 

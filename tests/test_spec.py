@@ -180,3 +180,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SpecError, match=r"binary\.toml: not valid TOML"):
         load_spec(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("15m", 900), ("1h30m", 5400), (90, 90), (None, None)])
+def test_a_budget_is_a_duration(written, seconds):
+    assert make_spec(model="m", data={"source": "d"}, profiles=["p"], budget=written).budget == seconds
+
+
+@pytest.mark.parametrize("written", ["soon", "0", -1, "15 m 3", [3]])
+def test_a_budget_that_is_none_is_refused_with_its_key(written):
+    with pytest.raises(SpecError, match=r"budget: .*duration"):
+        make_spec(model="m", data={"source": "d"}, profiles=["p"], budget=written)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.options import Json, Out, Overwrite, Quiet, Resume, Scheduler, listed
+from hwbench.cli.options import Budget, Json, Out, Overwrite, Plan, Quiet, Resume, Scheduler, listed
+from hwbench.cli.plan import show_plan
 from hwbench.cli.run import carry_out, show
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
     scheduler: Scheduler = None,
+    budget: Budget = None,
+    plan: Plan = False,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -104,6 +107,7 @@ def command(
         "reference": reference,
         "jobs": jobs,
         "scheduler": scheduler,
+        "budget": budget,
     }
     spec = make_spec(
         "faults",
@@ -115,6 +119,9 @@ def command(
         settings={"faults": {key: value for key, value in settings.items() if value is not None}},
         **{key: value for key, value in given.items() if value is not None},
     )
+    if plan:
+        show_plan(spec, as_json=as_json)
+        return
     if save_faults is not None:
         check_writable(save_faults, overwrite=overwrite or resume)
     place = out if out is not None else Path("results") / f"{Path(model).stem}-faults"

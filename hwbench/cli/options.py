@@ -20,6 +20,15 @@ Scheduler = Annotated[
     str | None,
     typer.Option(help="A Dask scheduler, tcp://HOST:PORT or tls://: its workers take the jobs that measure no time."),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Wall time after which the run ends: seconds, 90s, 15m or 1h30m; work that decides a rule comes first."
+    ),
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Print builds, jobs, passes and an estimate of the time, and do nothing else.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from hwbench.durations import format_duration
+
 if TYPE_CHECKING:
     from hwbench.studies import Interim
 
@@ -62,8 +64,9 @@ class LiveProgress:
         """So many jobs are to be done."""
         self._begun, self._told = time.monotonic(), {}
         if self._task is None:
-            self._task = self._bar.add_task("", total=0)
-        self._bar.update(self._task, total=(self._bar.tasks[self._task].total or 0) + jobs)
+            self._task = self._bar.add_task("", total=jobs)
+        else:
+            self._bar.update(self._task, total=(self._bar.tasks[self._task].total or 0) + jobs)
 
     def step(self, text: str) -> None:
         """Something begins, or has just ended."""
@@ -79,6 +82,15 @@ class LiveProgress:
         if self._task is not None:
             self._bar.advance(self._task)
 
+    def passes(self, title: str, done: int, total: int, left_s: float | None) -> None:
+        """So many of a study's passes over the inputs are done: the bar's text, or now and then a line."""
+        if self._quiet or time.monotonic() < self._next:
+            return
+        parts = [f"{done:,} of {total:,} passes"] * (total > 1)
+        parts += [f"about {format_duration(left_s)} left for the run"] if left_s is not None else []
+        if parts:
+            self._show(title, ", ".join(parts), 0.0)
+
     def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
         """A part of something long is done: the bar's text, or now and then a line."""
         start = time.monotonic()
@@ -87,11 +99,14 @@ class LiveProgress:
         found, now = interim(), time.monotonic()
         if found is None:
             return
-        self._next = now + max(_TERMINAL_S if self._console.is_terminal else _LOG_S, _SHARE * (now - start))
         told = self._told.setdefault(title, deque([(self._begun, 0)], _WINDOW))
         told.append((now, found.done))
-        text = f"{title}: {describe(found, told[0][1], told[-1][0] - told[0][0])}"
-        self._said[title] = text
+        self._show(title, describe(found, told[0][1], told[-1][0] - told[0][0]), _SHARE * (now - start))
+
+    def _show(self, title: str, figures: str, pause_s: float) -> None:
+        """Show how far something is, and not again for a while."""
+        self._next = time.monotonic() + max(_TERMINAL_S if self._console.is_terminal else _LOG_S, pause_s)
+        self._said[title] = text = f"{title}: {figures}"
         if self._console.is_terminal:
             self.step(title)
         else:
@@ -113,13 +128,5 @@ def describe(interim: Interim, before: int, seconds: float) -> str:
     parts = [f"{interim.done:,} of {interim.total:,} {interim.unit}"]
     if interim.done > before and seconds > 0:
         rate = (interim.done - before) / seconds
-        parts += [f"{rate:,.3g}/s", f"{_duration((interim.total - interim.done) / rate)} left"]
+        parts += [f"{rate:,.3g}/s", f"{format_duration((interim.total - interim.done) / rate)} left"]
     return ", ".join([*parts, interim.said] if interim.said else parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwbench.cli.console import console
-from hwbench.cli.options import Json, Out, Overwrite, Quiet, Require, Resume, Scheduler, Strict, listed
+from hwbench.cli.options import Budget, Json, Out, Overwrite, Plan, Quiet, Require, Resume, Scheduler, Strict, listed
+from hwbench.cli.plan import show_plan
 
 if TYPE_CHECKING:
     from hwbench.api import Run
@@ -38,6 +39,8 @@ def command(
     jobs: Annotated[int | None, typer.Option(help="Jobs that measure no time, run at once; default 2.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
     scheduler: Scheduler = None,
+    budget: Budget = None,
+    plan: Plan = False,
     out: Out = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -69,6 +72,7 @@ def command(
         "timeout_s": timeout,
         "jobs": jobs,
         "scheduler": scheduler,
+        "budget": budget,
     }
     flags = {key: value for key, value in given.items() if value is not None}
     spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)
@@ -76,6 +80,9 @@ def command(
     for name in require or []:
         if name not in names:
             raise UnknownNameError("profile of this run", name, names)
+    if plan:
+        show_plan(spec, as_json=as_json)
+        return
     finished = carry_out(spec, out, overwrite=overwrite, resume=resume, quiet=quiet)
     show(finished, as_json=as_json)
     raise typer.Exit(finished.exit_code(require or [], strict=strict))

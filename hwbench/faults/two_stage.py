@@ -161,6 +161,8 @@ class TwoStage(Sampler):
         half_width: Half the width that the interval of the overall SDC rate is to have.
         inputs: The inputs that trials may run over; None for all, always. With ``n`` their number is chosen by the caller.
         seed: Seed of the choice of strata.
+        steps: Stages that ``n`` trials are run in, each twice the one before, for a campaign that may have to end after any of
+            them. What ends it must not depend on outcomes.
 
     Raises:
         ValueError: Not exactly one of ``n`` and ``half_width`` is given, or it is out of range; or as for every sampler.
@@ -181,6 +183,7 @@ class TwoStage(Sampler):
         inputs: Inputs | None = None,
         level: float = 0.95,
         seed: int = 0,
+        steps: int = 1,
     ) -> None:
         super().__init__(strata, level)
         if (n is None) == (half_width is None):
@@ -192,7 +195,7 @@ class TwoStage(Sampler):
                 "with n, the number of trials, say how many inputs each runs over, or leave inputs out for all"
             )
         self._budget, self._target, self._seed = n or 0, half_width or 0.0, seed
-        self._spending = (1.0,) if self._budget else SPENDING
+        self._spending = (1.0,) * steps if self._budget else SPENDING
         self._inputs = inputs
         of_pilot = inputs.of_pilot if inputs is not None else None
         nothing, first = Guess(np.zeros(self.size.size)), replace(self._first_design(), repeats=of_pilot is not None)
@@ -214,7 +217,7 @@ class TwoStage(Sampler):
                 return self._wanted(lacking, stage.inputs)
             reached = main.where(main.among_first(counts))
             found = stage.rates(reached, look, everything, self._look_level(look)).sdc
-            if self._budget or (found.high - found.low) / 2 <= self._target:
+            if not self._budget and (found.high - found.low) / 2 <= self._target:
                 break
         return None
 
@@ -300,7 +303,8 @@ class TwoStage(Sampler):
     def _looks(self, planned: Spread, pilot: Trials) -> tuple[int, ...]:
         """Trials of the main stage by each look."""
         if self._budget:
-            return (self._budget - pilot.stratum.size,)
+            left, last = self._budget - pilot.stratum.size, len(self._spending) - 1
+            return tuple(max(1, left >> (last - step)) for step in range(last + 1))
         first = max(pilot.stratum.size, round(MARGIN * planned.trials(self._target, self._look_level(0))))
         return tuple(round(first * GROWTH**look) for look in range(len(SPENDING)))
 

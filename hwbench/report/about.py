@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hwbench.durations import format_duration
 from hwbench.report.blocks import Cell, Table
 from hwbench.report.format import exact, number, size, study_title, when
 from hwbench.report.view import View
@@ -57,7 +58,24 @@ _GENERAL = (
 
 def methods(view: View) -> list[tuple[str, str]]:
     """How the figures of this run were measured, one sentence or two per study."""
-    return [_GENERAL, *((study_title(study), METHODS[study]) for study in view.studies if study in METHODS)]
+    texts = [(study_title(study), METHODS[study]) for study in view.studies if study in METHODS]
+    return [_GENERAL, *texts, *_budget(view)]
+
+
+def _budget(view: View) -> list[tuple[str, str]]:
+    """The time that the run was given, where it was, what took it and what was declined."""
+    budget = view.section("budget")
+    if not budget.get("seconds"):
+        return []
+    spent = sorted(budget["job_s"].items(), key=lambda item: -item[1])
+    parts = [
+        f"The run was given {format_duration(budget['seconds'])} and took {format_duration(budget['wall_s'])} until "
+        f"its reports. Its jobs, some of them at once, took: {', '.join(f'{name} {format_duration(s)}' for name, s in spent)}."
+    ]
+    if budget["declined"]:
+        left_out = ", ".join(f"{one['study']} of {one['profile']}" for one in budget["declined"])
+        parts.append(f"Work was declined in: {left_out}.")
+    return [("Budget", " ".join(parts))]
 
 
 def model_facts(view: View) -> list[tuple[str, str]]:

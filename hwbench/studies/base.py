@@ -121,6 +121,7 @@ class Case:
         work: A folder for what a study writes for its jobs.
         points: What every launch of this build times: see `hwbench.studies.launches`.
         baseline: The case of the profile that ratios of timings refer to; None for that profile itself.
+        budgeted: Whether the run's budget may end the study before its jobs are done.
     """
 
     profile: Profile
@@ -137,6 +138,7 @@ class Case:
     work: Path
     points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baseline: Case | None = None
+    budgeted: bool = False
 
     @property
     def input_files(self) -> dict[str, str]:
@@ -250,6 +252,17 @@ class Study(ABC):
 
     def extend(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> dict[str, Job]:
         """Further jobs, decided on by the results so far; none when there is enough to analyse."""
+        return {}
+
+    def enough(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> bool:
+        """Whether `analyse` makes figures of these results alone, where a budget leaves the study's other jobs undone.
+
+        Variants that were left undone are in `hwbench.worker.protocol.JobResult.unfinished`.
+        """
+        return False
+
+    def conclude(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Jobs without which what is measured so far means nothing; asked for where the budget grants no further work."""
         return {}
 
     def progress(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> Interim | None:

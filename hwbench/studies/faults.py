@@ -32,6 +32,8 @@ from hwbench.worker.protocol import Job, JobResult
 from hwbench.worker.tasks.campaign import LOST
 
 DEFAULT_TRIALS = 1000
+# Trials of the first stage, about, where a budget may end a campaign of a given number of them after any stage.
+_FIRST = 125
 _DEATHS = ("crash", "timeout", "oom")
 _ENDS = {
     "ok": "loaded the damaged file and gave outputs",
@@ -86,7 +88,7 @@ class Campaign:
         for at, part in enumerate(shards(case, settings, numbered)):
             name = f"{stage}-shard-{at:05d}"
             places = part["trial"].to_numpy()
-            if f"alone-{name}" in results:
+            if f"alone-{name}" in results and not results[f"alone-{name}"].unfinished:
                 alone |= set(places.tolist())
                 if LOST in results[f"alone-{name}"].data.get("variants", {}):
                     counted = counted_alone(results[f"alone-{name}"], part.height)
@@ -163,8 +165,17 @@ class FaultsStudy(Study):
         campaign = self._campaign(case, settings, results)
         if campaign.wanted or "verify" in results or not settings.segmented:
             return campaign.wanted
-        sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
-        return {"verify": shard_job(case, rebuilt, sample, campaign.inputs)} if sample.height else {}
+        return _verification(case, settings, campaign)
+
+    def enough(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> bool:
+        """A stage whose trials are all done; a list or all faults have one stage, which is then the whole."""
+        complete = (campaign for campaign in self._stages(case, settings, results) if not campaign.wanted)
+        return any(campaign.trials.height for campaign in complete)
+
+    def conclude(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """A sample of the trials that count, run by a full rebuild."""
+        campaign = self._campaign(case, settings, results, whole=True)
+        return _verification(case, settings, campaign) if settings.segmented and "verify" not in results else {}
 
     def progress(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Interim:
         """Trials, and the SDC rate so far."""
@@ -181,7 +192,7 @@ class FaultsStudy(Study):
 
     def analyse(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rates with intervals, and one line a trial."""
-        campaign = self._campaign(case, settings, results)
+        campaign = self._campaign(case, settings, results, whole=True)
         table = _table(campaign.trials, campaign.counts, campaign.errors)
         if not campaign.counts[:, 0].any():
             why = "no input counts: fault-free, not one gives a finite output" + (
@@ -203,10 +214,13 @@ class FaultsStudy(Study):
             parts={"trials": table},
         )
 
-    def _campaign(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Campaign:
-        """How far a campaign has come."""
-        *_, last = self._stages(case, settings, results)
-        return last
+    def _campaign(
+        self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult], *, whole: bool = False
+    ) -> Campaign:
+        """How far a campaign has come; with ``whole``, after the last stage whose trials are all done, if there is one."""
+        *before, last = self._stages(case, settings, results)
+        complete = [campaign for campaign in before if not campaign.wanted] if whole and last.wanted else []
+        return complete[-1] if complete else last
 
     def _stages(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Iterator[Campaign]:
         """A campaign after each of its stages, which are decided on by the results of those before."""
@@ -225,7 +239,7 @@ class FaultsStudy(Study):
         if not available:
             yield campaign
             return
-        campaign = replace(campaign, sampler=_sampler(space, settings, case.seed, available))
+        campaign = replace(campaign, sampler=_sampler(space, settings, case, available))
         while campaign.sampler is not None and not campaign.wanted:
             more = campaign.sampler.next(campaign.results())
             if more is None:
@@ -294,7 +308,12 @@ def _listed(case: Case, path: Path) -> pl.DataFrame:
     return read_faults(path, numbers, build.activations.left_out if is_between else {})
 
 
-def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int, available: int) -> Sampler:
+def _verification(case: Case, settings: FaultsSettings, campaign: Campaign) -> dict[str, Job]:
+    sample, rebuilt = _sample(case, campaign), settings.model_copy(update={"segmented": False})
+    return {"verify": shard_job(case, rebuilt, sample, campaign.inputs)} if sample.height else {}
+
+
+def _sampler(space: FaultSpace, settings: FaultsSettings, case: Case, available: int) -> Sampler:
     strata = list(space.strata())
     if settings.sampler == "exhaustive":
         return Exhaustive(strata, settings.confidence)
@@ -302,8 +321,9 @@ def _sampler(space: FaultSpace, settings: FaultsSettings, seed: int, available: 
     goal = settings.sampler or ("stratified" if target is not None else "uniform")
     n = None if target is not None else min(settings.trials or DEFAULT_TRIALS, space.size)
     inputs = Inputs(available, per_trial=settings.inputs_per_fault) if settings.blocks else None
+    steps = max(1, (n // _FIRST).bit_length()) if case.budgeted and goal == "uniform" and n is not None else 1
     kind = Uniform if goal == "uniform" else Stratified
-    return kind(strata, n=n, half_width=target, inputs=inputs, level=settings.confidence, seed=seed)
+    return kind(strata, n=n, half_width=target, inputs=inputs, level=settings.confidence, seed=case.seed, steps=steps)
 
 
 def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.layers import computing_alone, few, layers_of, looking, pairs, reason, reference_layers, seen
 from hwbench.studies.outputs import chunks, output_digests, row
 from hwbench.table import Row, condition
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import STOPPED, Job, JobResult
 
 # A layer computed alone may differ from the layer in the build by the rounding of float32, or by this much less than it
 # differs from the reference: its own error is then right to 1 dB.
@@ -61,6 +61,10 @@ class FidelityStudy(Study):
         job = computing_alone(case, n, results["layers"], results["reference_layers"])
         return {"own": job} if job else {}
 
+    def enough(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> bool:
+        """The outputs of both; layers that were not looked at are named."""
+        return {"golden", "reference"} <= results.keys()
+
     def tolerated(self) -> frozenset[str]:
         """A runtime may refuse a graph that returns its inner tensors; the output's figures do not need them."""
         return frozenset({"layers", "reference_layers", "own"})
@@ -79,12 +83,15 @@ class FidelityStudy(Study):
         if (rows[-1].metric, rows[-1].value) == ("top1_agreement", 1) and _computes_as_reference(case, results):
             detail = f"exact: all {case.data.n} outputs are bit for bit the reference's"
             rows[-1] = replace(rows[-1], ci_low=1.0, ci_high=1.0, detail=detail)
-        if "layers" in results:
+        if settings.layers and layers_of(case):
             rows.extend(self._layer_rows(case, settings, results))
         return Analysis(rows)
 
     def _layer_rows(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Iterator[Row]:
         """The layers with the largest error of their own, then those for which it is not known."""
+        if not {"layers", "reference_layers"} <= results.keys():
+            yield Row(self.name, "sqnr_db", condition(tensor="*"), status="unavailable", detail=STOPPED)
+            return
         built, reference = results["layers"], results["reference_layers"]
         if not (built.ok and reference.ok):
             bad = built if not built.ok else reference

@@ -76,6 +76,10 @@ class LaunchStudy(Study):
         own, baseline = (side and replace(side, points=self.points(side, settings)) for side in (case, case.baseline))
         return _jobs(own or case, baseline, range(done, min(most, max(needed, default=done))))
 
+    def enough(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> bool:
+        """Two launches of the build, which have a spread."""
+        return sum(label.startswith(OWN) and result.ok for label, result in results.items()) > 1
+
     def deciding(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> Iterator[Array]:
         """The figures per launch, or ratios per block, whose spread decides on further launches.
 

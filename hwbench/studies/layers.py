@@ -13,7 +13,7 @@ import numpy as np
 from hwbench.graph import Layer, fixed_batch, matching_layers
 from hwbench.model import read_proto
 from hwbench.studies.base import Case
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import STOPPED, Job, JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Bytes that the float tensors of all layers may take: fewer inputs are looked at where they would take more.
@@ -90,6 +90,8 @@ def seen(result: JobResult, layer: Layer, key: str = "arrays") -> bool:
 
 def reason(result: JobResult, layer: Layer) -> str:
     """Why a job brought no values of a layer back."""
+    if layer.name in result.unfinished:
+        return STOPPED
     status, detail = result.failed.get(layer.name, (result.status, result.detail))
     return str(_record(result, layer).get("reason", "")) or f"{status}: {detail}"
 

@@ -48,6 +48,11 @@ class MemoryStudy(Study):
             jobs["capped"] = on_target(_job(case, settings, 0), case)
         return jobs
 
+    def enough(self, case: Case, settings: MemorySettings, results: Mapping[str, JobResult]) -> bool:
+        """Two launches without limits, and what else there is one of."""
+        others = {label for label in self.plan(case, settings) if not label.startswith(_FREE)}
+        return others <= results.keys() and sum(label.startswith(_FREE) for label in results) > 1
+
     def tolerated(self) -> frozenset[str]:
         """Running out of memory under the cap is the answer; a compiled form is not a must."""
         return frozenset({"capped", "compiled"})

@@ -25,12 +25,14 @@ class Ending:
         detail: The reason where it is not ok.
         data: What the task returned.
         usage: What the worker and its limits accounted.
+        stopped: Whether it was killed because `Limits.stop_s` was over.
     """
 
     status: JobStatus
     detail: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
 
 
 def classify(folder: Path, returncode: int, limits: Limits, enforced: Mapping[str, Any], timed_out: bool) -> Ending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from hwbench.worker.protocol import (
     PROGRESS_FILE,
     PROTOCOL,
     RESULT_FILE,
+    STOPPED,
     Job,
     JobResult,
     JobStatus,
@@ -32,6 +35,8 @@ from hwbench.worker.protocol import (
 )
 
 STDOUT_FILE = "stdout.log"
+# What a worker that ends between variants, in time, may take to do so.
+_GRACE_S = 1.0
 
 
 class LocalTarget(Target):
@@ -66,7 +71,7 @@ class LocalTarget(Target):
         try:
             if job.variants:
                 return self._run_variants(job, folder)
-            ending = self._run_worker(job, (), folder)
+            ending = self._run_worker(job, (), folder, _deadline(job))
             return JobResult(ending.status, folder, ending.data, ending.detail, usage=ending.usage)
         except UnavailableError as error:
             return JobResult("unavailable", folder, detail=str(error))
@@ -84,25 +89,34 @@ class LocalTarget(Target):
         data: dict[str, Any] = {}
         usage: dict[str, Any] = {}
         finished: dict[str, Any] = {}
+        unfinished: list[str] = []
+        deadline = _deadline(job)
         while left := [name for name in job.variants if name not in failed and name not in finished]:
-            ending = self._run_worker(job, left, folder)
+            ending = self._run_worker(job, left, folder, deadline)
             progress = Progress.read(folder)
             data |= ending.data
             usage = _highest(usage, ending.usage)
             now = {**progress.finished, **ending.data.get("variants", {})}
             lost = [name for name in left if name not in now]
+            if ending.stopped or (ending.status == "ok" and lost and deadline is not None):
+                unfinished, finished = lost, now
+                break
             failed |= _failures(ending, lost, progress.current, advanced=len(now) > len(finished))
             finished = now
         data["variants"] = finished
         if finished:
-            return JobResult("ok", folder, data, "", failed, usage)
+            return JobResult("ok", folder, data, "", failed, usage, unfinished)
+        if unfinished:
+            return JobResult("unavailable", folder, data, ending.detail, failed, usage, unfinished)
         status, detail = next(iter(failed.values()))
         return JobResult(status, folder, data, detail, failed, usage)
 
-    def _run_worker(self, job: Job, variants: Sequence[str], folder: Path) -> Ending:
-        """Run one worker from its start to its classified end."""
+    def _run_worker(self, job: Job, variants: Sequence[str], folder: Path, deadline: float | None) -> Ending:
+        """Run one worker from its start to its classified end, which the deadline on the monotonic clock may bring."""
         (folder / RESULT_FILE).unlink(missing_ok=True)
-        write_json(folder / JOB_FILE, _job_file(job, variants))
+        write_json(folder / JOB_FILE, {**_job_file(job, variants), "deadline": deadline})
+        if deadline is not None and variants:
+            deadline += _GRACE_S
         with Enforcement(job.limits) as enforcement:
             command, environment = self.command(folder), {**self.environment(), **enforcement.environment()}
             if job.own_copy:
@@ -111,8 +125,10 @@ class LocalTarget(Target):
                 own.drop()
             command = enforcement.wrap(command)
             progress = folder / PROGRESS_FILE if job.variants else None  # a task's own phases give it no more time
-            returncode, timed_out = self._wait(command, environment, folder, job.limits.timeout_s, progress)
-            return classify(folder, returncode, job.limits, enforcement.usage(), timed_out)
+            returncode, timed_out = self._wait(command, environment, folder, job.limits.timeout_s, progress, deadline)
+            ending = classify(folder, returncode, job.limits, enforcement.usage(), timed_out)
+        stopped = timed_out and deadline is not None and time.monotonic() >= deadline
+        return replace(ending, status="unavailable", detail=STOPPED, stopped=True) if stopped else ending
 
     def _wait(
         self,
@@ -121,6 +137,7 @@ class LocalTarget(Target):
         folder: Path,
         timeout_s: float,
         progress: Path | None,
+        deadline: float | None,
     ) -> tuple[int, bool]:
         """Run a command in its own process group; whatever happens, nothing of the group outlives this call.
 
@@ -132,7 +149,7 @@ class LocalTarget(Target):
         try:
             descriptor = os.pidfd_open(process.pid)
             try:
-                timed_out = not _ends(descriptor, progress, timeout_s)
+                timed_out = not _ends(descriptor, progress, timeout_s, deadline)
             finally:
                 os.close(descriptor)
         finally:
@@ -163,24 +180,30 @@ class LocalTarget(Target):
         return process
 
 
-def _ends(descriptor: int, progress: Path | None, timeout_s: float) -> bool:
+def _deadline(job: Job) -> float | None:
+    """When a job that starts now must end, on the monotonic clock."""
+    return None if job.limits.stop_s is None else time.monotonic() + job.limits.stop_s
+
+
+def _ends(descriptor: int, progress: Path | None, timeout_s: float, deadline: float | None) -> bool:
     """Sleep in the kernel until a process ends, or takes longer than the limit since its start or its last progress.
 
     Args:
         descriptor: The process's.
         progress: The file to which it adds what it begins and finishes; None if only its start counts.
         timeout_s: The limit.
+        deadline: When it must have ended in any case, on the monotonic clock.
 
     Returns:
         Whether it has ended.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    start, left = time.time(), timeout_s
-    while not poll.poll(left * 1000):
+    start, left, until = time.time(), timeout_s, math.inf if deadline is None else deadline
+    while not poll.poll(max(0.0, min(left, until - time.monotonic())) * 1000):
         last = max(start, progress.stat().st_mtime) if progress and progress.exists() else start
         left = min(timeout_s, last + timeout_s - time.time())
-        if left <= 0:
+        if left <= 0 or time.monotonic() >= until:
             return False
     return True
 

@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
     silence_telemetry()
     folder = Path(arguments[0])
     job = read_json(folder / JOB_FILE)
-    context = JobContext(folder, job["params"], job["backend"], job["options"], tuple(job["variants"]))
+    context = JobContext(
+        folder, job["params"], job["backend"], job["options"], tuple(job["variants"]), job.get("deadline")
+    )
     if job.get("processors") is not None:
         os.sched_setaffinity(0, job["processors"])  # before any runtime counts them and starts its threads
     status, data, detail = carry_out(job["task"], context)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ DONE_FILE = "done.json"
 # In the data of a job that ended in error: what the user gave was refused, rather than something broken.
 REFUSED = "refused"
 PROGRESS_FILE = "progress.jsonl"
+# Detail of a job that ended because its `Limits.stop_s` was over, with nothing to show for it.
+STOPPED = "ended by the run's budget"
 # The machine hwbench itself runs on, as `Job.machine` names it.
 LOCAL: Mapping[str, str] = {"kind": "local"}
 
@@ -48,12 +52,15 @@ class Limits:
         processors: The processors it may run on, by their numbers; None for those that hwbench may use itself.
         timeout_s: Wall time after which a worker is killed, in seconds, from its start or from when it last began or finished
             a variant: how many variants a job has is no reason to fail one of them.
+        stop_s: Wall time after which the job ends, in seconds, with the variants that are finished; None for as long as it
+            takes. The budget of a run sets it.
     """
 
     memory_mib: int | None = None
     cpu_quota: float | None = None
     timeout_s: float = 600.0
     processors: tuple[int, ...] | None = None
+    stop_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Job:
     own_copy: str = ""
     block: int | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name for this work: equal jobs have equal keys, so that they run once and can be resumed."""
         content = {
@@ -120,6 +127,7 @@ class JobResult:
         data: What the task returned; the data of each variant under ``"variants"``.
         detail: The reason where the status is not ok.
         failed: Variant to (status, reason), for the variants in which the worker died.
+        unfinished: Variants that were not run because `Limits.stop_s` was over.
         usage: Memory, in MiB. From the worker itself: ``peak_mib`` (its highest resident set), ``anon_mib`` and
             ``file_mib`` (its resident set at the end), ``children_peak_mib`` where it had children. Under a limit:
             ``mechanism``, ``cap_mib``, ``cpu_quota``, ``processors`` and, over the whole process tree, the figures of
@@ -132,10 +140,11 @@ class JobResult:
     detail: str = ""
     failed: Mapping[str, tuple[JobStatus, str]] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
+    unfinished: Sequence[str] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether it was carried out, but for the variants in `failed`."""
+        """Whether it was carried out, but for the variants in `failed` and `unfinished`."""
         return self.status == "ok"
 
     def store(self) -> None:
@@ -168,6 +177,8 @@ class JobContext:
         backend: ``module:Class`` of the backend; empty if the task needs none.
         options: The backend's options.
         variants: Names of the variants still to do, in order.
+        deadline: When the job is to end, on the machine's monotonic clock; None for whenever it does.
+        began: The monotonic clock when the job began.
     """
 
     folder: Path
@@ -175,10 +186,22 @@ class JobContext:
     backend: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[str, ...] = ()
+    deadline: float | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def load_backend(self) -> Backend:
         """The backend this job is for."""
         return load_backend(self.backend)
+
+    def in_time(self) -> Iterator[str]:
+        """The variants still to do, in order, as long as one more, as long as the longest so far, ends before the deadline."""
+        last, longest = time.monotonic(), 0.0
+        for variant in self.variants:
+            if self.deadline is not None and longest and last + longest > self.deadline:
+                return
+            yield variant
+            now = time.monotonic()
+            last, longest = now, max(longest, now - last)
 
     def start(self, variant: str) -> None:
         """Say that ``variant`` begins: if the worker dies from here on, it died in it."""
@@ -193,6 +216,7 @@ class JobContext:
         np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
 
     def _record(self, line: Mapping[str, Any]) -> None:
+        line = {**line, "at": time.monotonic() - self.began}
         # One unbuffered write; the newline before it ends what a killed worker may have left half written.
         with (self.folder / PROGRESS_FILE).open("ab", buffering=0) as file:
             file.write(b"\n" + json.dumps(line).encode() + b"\n")
@@ -205,17 +229,22 @@ class Progress:
     Attributes:
         finished: Variant to its data.
         current: The variant that was started and not finished; None between variants.
+        load_s: Seconds from the first worker's start to its first variant; None before it.
+        seconds: Variant to the seconds it took, for those that are finished.
     """
 
     finished: Mapping[str, Any]
     current: str | None
+    load_s: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
         """What the workers of the job in ``folder`` have recorded."""
         path = folder / PROGRESS_FILE
         finished: dict[str, Any] = {}
-        current = None
+        seconds: dict[str, float] = {}
+        current, load_s, began = None, None, 0.0
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 record = json.loads(line)
@@ -223,8 +252,10 @@ class Progress:
                 continue  # empty, or cut off by the worker's death
             current = record.get("start")
             if "done" in record:
-                finished[record["done"]] = record["data"]
-        return cls(finished, current)
+                finished[record["done"]], seconds[record["done"]] = record["data"], record["at"] - began
+            else:
+                load_s, began = record["at"] if load_s is None else load_s, record["at"]
+        return cls(finished, current, load_s, seconds)
 
 
 class ProtocolError(HwbenchError):
@@ -256,3 +287,10 @@ def read_json(path: Path) -> dict[str, Any]:
             "use one version on both sides"
         )
     return content
+
+
+def count_finished(folder: Path) -> int:
+    """How many variants the workers of the job in a folder have finished so far."""
+    path = folder / PROGRESS_FILE
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return sum(line.startswith(b'{"done": ') and line.endswith(b"}") for line in lines)

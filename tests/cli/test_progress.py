@@ -101,3 +101,27 @@ def test_rate_and_remaining_time(done, before, seconds, text):
 def test_both_listeners_keep_the_protocol(listener, capsys):
     tell(listener)
     assert capsys.readouterr().out == ""
+
+
+def test_on_a_pipe_passes_and_remaining_time_are_a_line_now_and_then(capsys):
+    with LiveProgress() as progress:
+        progress.plan(3)
+        for done in (34, 35):
+            progress.passes("cpu-int8: bit_flips", done, 121, 200.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "cpu-int8: bit_flips: 34 of 121 passes, about 3 min 20 s left for the run"
+    ]
+
+
+def test_on_a_terminal_passes_are_the_bars_text_and_it_never_counts_to_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with LiveProgress() as progress:
+        progress.step("reference: accuracy")
+        progress.plan(3)
+        progress.passes("cpu-int8: bit_flips", 34, 121, None)
+    err = capsys.readouterr().err
+    assert "cpu-int8: bit_flips: 34 of 121 passes" in err
+    assert "0/3" in err
+    assert "0/0" not in err

@@ -106,6 +106,36 @@ def test_a_specification_file_with_flags_over_it(hw, model, data, tmp_path):
     assert {row["study"] for row in ended.json["measurements"]} == {"accuracy"}
 
 
+# What a run would do, and the time it may take
+
+
+def test_a_plan_is_printed_and_nothing_else_is_done(hw, model, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("run", model, "--data", data, "--profiles", "cpu-fp32,gpu-cuda-fp32", "--studies", "accuracy", "--plan")
+    before = sorted(tmp_path.rglob("*"))
+    ended = hw(*given, "--budget", "10m")
+    assert ended.code == 0, ended.err
+    assert "accuracy" in ended.out
+    assert "gpu-cuda-fp32: " in ended.out
+    assert ended.out.splitlines()[-1].endswith("; the budget is 10 min 00 s")
+    planned = hw(*given, "--json").json
+    assert [profile["profile"] for profile in planned["profiles"]] == ["cpu-fp32", "gpu-cuda-fp32"]
+    assert planned["seconds"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_of_what_cannot_be_run_exits_with_2(hw, model, tmp_path):
+    ended = hw("run", model, "--data", tmp_path / "nowhere.npz", "--profiles", "cpu-fp32", "--plan")
+    assert ended.code == 2
+    assert "nowhere.npz" in ended.err
+
+
+def test_a_budget_that_is_no_duration_exits_with_2(hw, model, data):
+    ended = hw("run", model, "--data", data, "--profiles", "cpu-fp32", "--budget", "soon")
+    assert ended.code == 2
+    assert "budget: a duration is seconds or of the form 90s, 15m or 1h30m, not 'soon'" in ended.err
+
+
 # Exit codes
 
 

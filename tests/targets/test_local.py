@@ -10,7 +10,7 @@ import pytest
 
 from hwbench.errors import UnknownNameError
 from hwbench.targets import Targets, open_target
-from hwbench.worker.protocol import Job, Limits
+from hwbench.worker.protocol import STOPPED, Job, Limits
 
 DEADLINE_S = 60.0
 
@@ -158,7 +158,7 @@ def test_unavailable_ends_a_job_with_variants_at_once(tmp_path):
 def test_worker_dies_with_its_parent(tmp_path, number):
     code = (
         "import sys; from pathlib import Path; from hwbench.targets import open_target; "
-        "from hwbench.worker.protocol import Job, Limits; "
+        "from hwbench.worker.protocol import STOPPED, Job, Limits; "
         "open_target('local').run(Job('sample_tasks:sleeps', limits=Limits(memory_mib=512)), Path(sys.argv[1]))"
     )
     with (tmp_path / "stderr").open("wb") as stderr:
@@ -179,7 +179,7 @@ def test_worker_dies_with_its_parent(tmp_path, number):
 def test_what_a_killed_parents_worker_left_in_its_group_ends_at_the_next_start(tmp_path, with_cgroups):
     code = (
         "import sys; from pathlib import Path; from hwbench.targets import open_target; "
-        "from hwbench.worker.protocol import Job, Limits; "
+        "from hwbench.worker.protocol import STOPPED, Job, Limits; "
         "task = 'sample_tasks:leaves_child_in_a_session_of_its_own'; "
         "open_target('local').run(Job(task, limits=Limits(memory_mib=512)), Path(sys.argv[1]))"
     )
@@ -231,3 +231,28 @@ def test_the_targets_of_a_run_are_opened_once_and_stopped_together(tmp_path):
         targets.run(Job("sample_tasks:ok", {"numbers": [1]}), tmp_path)
     with pytest.raises(UnknownNameError, match="Did you mean 'local'"):
         targets.of({"kind": "locla"})
+
+
+def test_a_job_whose_time_is_over_keeps_the_variants_that_are_finished(tmp_path):
+    result = run("variants", tmp_path, variants=("a", "slow", "b"), limits=Limits(stop_s=3), params={"seconds": 3600})
+    assert (result.status, result.failed) == ("ok", {})
+    assert list(result.data["variants"]) == ["a"]
+    assert list(result.unfinished) == ["slow", "b"]
+
+
+def test_a_job_whose_time_is_over_before_anything_is_finished_says_so(tmp_path):
+    result = run("variants", tmp_path / "a", variants=("slow", "b"), limits=Limits(stop_s=2), params={"seconds": 3600})
+    assert (result.status, result.detail, list(result.unfinished)) == ("unavailable", STOPPED, ["slow", "b"])
+    result = run("sleeps", tmp_path / "b", limits=Limits(stop_s=2))
+    assert (result.status, result.detail) == ("unavailable", STOPPED)
+
+
+def test_a_task_that_keeps_to_its_time_ends_by_itself(tmp_path):
+    began = time.monotonic()
+    names = tuple(f"slow{place}" for place in range(50))
+    result = run("in_time", tmp_path, variants=names, limits=Limits(stop_s=4), params={"seconds": 0.5})
+    assert result.ok
+    assert 0 < len(result.data["variants"]) < 9
+    assert result.data["common"] == 1  # nobody killed it
+    assert len(result.data["variants"]) + len(result.unfinished) == 50
+    assert time.monotonic() - began < DEADLINE_S

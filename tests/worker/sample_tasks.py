@@ -126,6 +126,14 @@ def variants(job):
     return {"common": 1}
 
 
+def in_time(job):
+    for name in job.in_time():
+        job.start(name)
+        time.sleep(job.params["seconds"])
+        job.done(name, {})
+    return {"common": 1}
+
+
 def dies_loading(job):
     segfault(job)
 

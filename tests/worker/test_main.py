@@ -3,7 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hwbench.worker.protocol import JOB_FILE, PROGRESS_FILE, RESULT_FILE, JobContext, Progress, read_json, write_json
+from hwbench.worker.protocol import (
+    JOB_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    JobContext,
+    Progress,
+    count_finished,
+    read_json,
+    write_json,
+)
 
 
 def work(folder, task, *arguments, **changes):
@@ -55,6 +64,11 @@ def test_progress_survives_a_line_cut_off_by_death(tmp_path):
     context.done("a", {"n": 1})
     with (tmp_path / PROGRESS_FILE).open("a") as file:
         file.write('{"done": "b", "da')
-    assert Progress.read(tmp_path) == Progress({"a": {"n": 1}}, None)
+    progress = Progress.read(tmp_path)
+    assert (progress.finished, progress.current) == ({"a": {"n": 1}}, None)
+    assert progress.load_s is not None
+    assert progress.seconds["a"] >= 0
+    assert count_finished(tmp_path) == 1
     context.start("c")
-    assert Progress.read(tmp_path) == Progress({"a": {"n": 1}}, "c")
+    progress = Progress.read(tmp_path)
+    assert (progress.finished, progress.current) == ({"a": {"n": 1}}, "c")

@@ -51,7 +51,7 @@ def run(job: JobContext) -> dict[str, Any]:
     mutable = tuple(weights.tensors) if weights else ()
     with job.load_backend().compile(source, job.options, mutable) as session:
         evaluation = _Evaluation(job, session, weights)
-        for name in job.variants:
+        for name in job.in_time():
             job.start(name)
             job.done(name, evaluation.variant(variants[name]))
         return {"restored": evaluation.restored(), "first": evaluation.first()} if weights else {}

@@ -1,0 +1,138 @@
+"""The studies of a run on the cases they measure, each with its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hwbench.costs import passes
+from hwbench.preparation import Prepared
+from hwbench.record import with_note
+from hwbench.studies import Analysis, Case, Study
+from hwbench.table import Row
+from hwbench.worker.protocol import Job, JobResult
+
+
+@dataclass
+class Plan:
+    """One study on one case: its jobs, and where its rows belong.
+
+    Attributes:
+        case: The case.
+        study: The study.
+        settings: Its settings.
+        jobs: Its jobs, by the study's labels.
+        rounds: Label to the round in which the study asked for it, from 0.
+        declined: Labels of jobs that are not done because the budget is spent.
+        concluding: Labels of the jobs from `Study.conclude`; None before it was asked.
+    """
+
+    case: Case
+    study: Study
+    settings: Any
+    jobs: dict[str, Job]
+    rounds: dict[str, int] = field(default_factory=dict)
+    declined: set[str] = field(default_factory=set)
+    concluding: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, case: Case, study: Study, settings: Any) -> Plan:
+        """The jobs that a study asks for first."""
+        plan = cls(case, study, settings, {})
+        plan.add(study.plan(case, settings), 0)
+        return plan
+
+    @property
+    def title(self) -> str:
+        """The profile and the study."""
+        return f"{self.case.profile.name}: {self.study.name}"
+
+    def add(self, more: Mapping[str, Job], number: int) -> None:
+        """Take further jobs, asked for in some round."""
+        self.jobs.update(more)
+        self.rounds.update(dict.fromkeys(more, number))
+
+    def done(self, results: Mapping[str, JobResult]) -> dict[str, JobResult]:
+        """The results there are, by label."""
+        return {label: results[job.key] for label, job in self.jobs.items() if job.key in results}
+
+    def is_over(self, results: Mapping[str, JobResult]) -> bool:
+        """Whether every job is done or declined."""
+        return all(job.key in results or label in self.declined for label, job in self.jobs.items())
+
+    def is_cut(self, results: Mapping[str, JobResult]) -> bool:
+        """Whether the budget has cut it short."""
+        return bool(self.declined) or any(result.unfinished for result in self.done(results).values())
+
+    def can_analyse(self, results: Mapping[str, JobResult]) -> bool:
+        """Whether what is done makes figures."""
+        if not self.is_cut(results):
+            return True
+        return not self.declined & (self.concluding or frozenset()) and self.is_enough(results)
+
+    def is_enough(self, results: Mapping[str, JobResult]) -> bool:
+        """Whether what is done makes figures without anything that is not."""
+        done = self.done(results)
+        return bool(done) and self.study.enough(self.case, self.settings, done)
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether the study makes figures of part of its jobs."""
+        return type(self.study).enough is not Study.enough
+
+    def progress(self, results: Mapping[str, JobResult]) -> tuple[int, int]:
+        """How many passes over inputs are done, and of how many."""
+        done = self.done(results)
+        unfinished = sum(len(result.unfinished) for result in done.values())
+        return sum(passes(self.jobs[label]) for label in done) - unfinished, sum(map(passes, self.jobs.values()))
+
+    def analysis(self, results: Mapping[str, JobResult], budget: str) -> Analysis:
+        """The study's figures, which say so where the budget cut it short.
+
+        Args:
+            results: The results so far, by the jobs' keys.
+            budget: The budget in words.
+        """
+        finished = self.done(results)
+        if not self.is_cut(results):
+            return self.study.measure(self.case, self.settings, finished)
+        done, planned = self.progress(results)
+        cut = f"ended by {budget} after {done:,} of {planned:,} passes"
+        if not self.can_analyse(results):
+            return Analysis([self.study.missing("unavailable", cut)])
+        analysis = self.study.measure(self.case, self.settings, finished)
+        rows = [with_note(row, cut) if self._can_change(row) else row for row in analysis.rows]
+        return replace(analysis, rows=rows)
+
+    def _can_change(self, row: Row) -> bool:
+        """Whether more work would have changed a row."""
+        return row.ci_low is not None or row.metric == self.study.headline
+
+
+def plan_studies(prepared: Prepared, cases: Mapping[str, Case]) -> tuple[list[Plan], str | None]:
+    """Plan every study of every case; studies of time are left out where the target is emulated.
+
+    Args:
+        prepared: The run.
+        cases: The cases, by their profiles' names.
+
+    Returns:
+        The plans, and the name of the profile that timings are compared with; None if there is none.
+    """
+    chosen = prepared.studies.values()
+    timed = [name for name, case in cases.items() if case.profile.target.kind != "emulated"]
+    named = prepared.spec.baseline
+    baseline = named if named in timed else None if named else next(iter(timed), None)
+    with_points = {name: _with_points(prepared, case) for name, case in cases.items()}
+    plans = []
+    for name, case in with_points.items():
+        compared = case if baseline in (None, name) else replace(case, baseline=with_points[str(baseline)])
+        plans += [Plan.of(compared, study, settings) for study, settings in chosen if name in timed or not study.timing]
+    return plans, baseline
+
+
+def _with_points(prepared: Prepared, case: Case) -> Case:
+    """A case whose launches time the points of all studies."""
+    found = (study.points(case, settings) for study, settings in prepared.studies.values())
+    return replace(case, points={name: point for points in found for name, point in points.items()})
