@@ -29,7 +29,7 @@ class FidelitySettings(Settings):
 
     layers: int = Field(10, ge=0, description="how many of the worst layers to report")
     layer_inputs: int = Field(
-        32, gt=0, description="inputs the layers are compared on; fewer where their tensors would take over 512 MiB"
+        32, gt=0, description="inputs the layers are compared on; fewer where their tensors would take over 256 MiB"
     )
 
 

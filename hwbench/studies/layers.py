@@ -16,8 +16,8 @@ from hwbench.studies.base import Case
 from hwbench.worker.protocol import STOPPED, Job, JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# Bytes that the float tensors of all layers may take: fewer inputs are looked at where they would take more.
-_ROOM = 1 << 29
+# Bytes that the float tensors of all the reference's layers may take: fewer inputs are looked at where they would take more.
+_ROOM = 1 << 28
 
 
 def layers_of(case: Case) -> Sequence[Layer]:
@@ -34,7 +34,7 @@ def reference_layers(case: Case) -> Mapping[str, Layer]:
 
 def few(case: Case, most: int) -> int:
     """The number of inputs to look at layers with: at most ``most``, fewer where the layers are large."""
-    row = 4 * sum(layer.elements for layer in layers_of(case))
+    row = 4 * sum(layer.elements for layer in reference_layers(case).values())
     count = min(most, case.data.n, max(1, _ROOM // max(1, row)))
     fixed = _fixed(case)
     return min(case.data.n, -(-count // fixed) * fixed) if fixed else count
@@ -46,10 +46,10 @@ def looking(case: Case, n: int, *, reference: bool = False) -> Job:
     Args:
         case: The case.
         n: How many of the inputs to look with.
-        reference: Whether at the reference's layers instead of those of the case's build.
+        reference: Whether at all layers of the reference, which is one job for all builds, instead of those of the build.
     """
-    theirs, subject = reference_layers(case), case.reference if reference else case.subject
-    sites = {layer.name: _site(theirs[layer.name] if reference else layer) for layer in layers_of(case)}
+    subject = case.reference if reference else case.subject
+    sites = {layer.name: _site(layer) for layer in (reference_layers(case).values() if reference else layers_of(case))}
     job = subject.job("layers", case, n=n, batch=_fixed(case) or n, layers=sites)
     return replace(job, variants=tuple(sites))
 
