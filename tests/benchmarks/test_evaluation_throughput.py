@@ -1,8 +1,8 @@
 """Evaluation has at least 0.9 of the throughput of a bare loop over the runtime, at the same batch size.
 
-Both run whole batches in fresh processes, in turns, and are compared by the CPU seconds of their loops, one thread each: what
-neighbors take is
-not counted. The bare loop holds its inputs and outputs in memory; evaluation reads files, ranks classes and writes files.
+Both run whole batches in fresh processes, in turns, and are compared by the CPU seconds of their loops, one thread each, which
+leaves out what neighbors take. The bare loop holds its inputs and outputs in memory; evaluation reads files, ranks classes and
+writes files.
 """
 
 from __future__ import annotations
