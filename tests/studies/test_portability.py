@@ -18,7 +18,7 @@ from hwbench.cpuid import emulated_cpu
 from hwbench.errors import UnknownNameError
 from hwbench.studies import Case
 from hwbench.studies.portability import PortabilitySettings, PortabilityStudy
-from hwbench.table import Row
+from hwbench.table import Row, condition
 from hwbench.worker.protocol import JobResult
 
 pytestmark = pytest.mark.isa
@@ -195,6 +195,30 @@ def test_the_rounding_of_floats_is_no_departure(make_case, results, tmp_path, er
     else:
         row = analysed(case, {**results, "x86_64/Haswell": there})["portable", '{"target": "x86_64/Haswell"}']
         assert (row.value, row.detail) == (1.0, "the same but for the rounding of floats")
+
+
+def test_layers_that_cannot_be_looked_at_are_named_before_the_first_that_departs(make_case, results, tmp_path):
+    small_build(tmp_path)
+    hidden = {"reason": "not observable without changing it"}
+    for name, error in (("here", 0), ("there", 1)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "stored.npy", np.eye(5, 3, dtype=np.float32) + np.float32(error))
+    there = JobResult("ok", tmp_path / "there", {"variants": {"golden": {"arrays": ["stored"]}}})
+    looked = {
+        f"x86_64/Haswell layers{where}": JobResult(
+            "ok",
+            tmp_path / name,
+            {"n": 5, "variants": {"first": first, "second": {"arrays": ["stored"]}, "y": {"arrays": ["stored"]}}},
+        )
+        for where, name, first in ((" here", "here", {"arrays": ["stored"]}), ("", "there", hidden))
+    }
+    rows = analysed(make_case(), {**results, "x86_64/Haswell": there, **looked})
+    at = {name: condition(against="native", target="x86_64/Haswell", tensor=name) for name in ("first", "second", "y")}
+    first, second = rows["sqnr_db", at["first"]], rows["sqnr_db", at["second"]]
+    assert (first.status, first.detail) == ("unavailable", "on x86_64/Haswell: not observable without changing it")
+    assert (second.status, second.n) == ("ok", 5)
+    assert second.detail == "Relu: the first layer that departs, of those that can be looked at; 1 before it cannot"
+    assert ("sqnr_db", at["y"]) not in rows
 
 
 def test_a_build_for_another_device_has_no_instruction_set_to_vary(make_case):
