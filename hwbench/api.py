@@ -25,7 +25,7 @@ from hwbench.report.html import write_html
 from hwbench.report.junit import write_junit
 from hwbench.report.markdown import write_markdown
 from hwbench.report.pytest_benchmark import write_pytest_benchmark
-from hwbench.runner import Outcome, execute
+from hwbench.runner import Outcome, execute, execute_interleaved
 from hwbench.spec import RunSpec, make_spec
 from hwbench.store import RunDirectory
 from hwbench.table import Row, from_frame
@@ -150,6 +150,32 @@ def run_spec(
     place, budget = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem, Budget(spec.budget)
     with prepare(spec) as prepared:
         outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress, budget=budget)
+    return _finished(outcome)
+
+
+def run_interleaved(
+    a: RunSpec, b: RunSpec, out: str | Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> tuple[Run, Run]:
+    """Carry out two specifications whose timings alternate block by block, so that `compare` pairs them.
+
+    Args:
+        a: The specification to compare with; its run directory is ``out/a``.
+        b: The new one, in ``out/b``.
+        out: The folder of both.
+        overwrite: Replace runs that are there.
+        progress: Who is told how they come along.
+
+    Raises:
+        InputError: Something that was given cannot be used.
+    """
+    with prepare(a) as first, prepare(b) as second:
+        places = [(first, Path(out) / "a"), (second, Path(out) / "b")]
+        outcomes = execute_interleaved(places, overwrite=overwrite, progress=progress)
+    return _finished(outcomes[0]), _finished(outcomes[1])
+
+
+def _finished(outcome: Outcome) -> Run:
+    """The run with its views written."""
     finished = Run(outcome.directory)
     _write_benchmark(finished, outcome)
     finished.report_all()

@@ -17,6 +17,9 @@ from hwbench.profile import Profile, TargetSpec
 from hwbench.table import Row
 from hwbench.targets.limits import LimitSupport, mechanism
 
+INTERLEAVED = "interleaved"
+"""Key in ``run.json``: the name of the measurement that several runs were launched in, block by block."""
+
 
 def first_record(prepared: Prepared) -> dict[str, Any]:
     """The content of ``run.json`` but for the schema version, all profiles pending."""

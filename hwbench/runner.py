@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,13 @@ from hwbench.plans import Plan, plan_studies
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import finite, first_record, now, with_factor
+from hwbench.record import INTERLEAVED, finite, first_record, now, with_factor
 from hwbench.reference import settle_labels, try_reference
 from hwbench.scheduler import Running, Scheduler
 from hwbench.store import RunDirectory
 from hwbench.studies import Analysis, Case, Subject, studies
 from hwbench.studies.coverage import ran_precisions
-from hwbench.studies.launches import in_blocks
+from hwbench.studies.launches import in_blocks, interleave
 from hwbench.studies.timed import timed_batch
 from hwbench.table import Row, from_frame, to_frame
 from hwbench.targets import Targets
@@ -79,10 +81,38 @@ def execute(
     """
     budget = budget or Budget(prepared.spec.budget)
     with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
-        return _execute(prepared, out, targets, progress or Silent(), budget, overwrite=overwrite, resume=resume)
+        (outcome,) = interleave(
+            [_steps(prepared, out, targets, progress or Silent(), budget, overwrite=overwrite, resume=resume)]
+        )
+        return outcome
 
 
-def _execute(
+def execute_interleaved(
+    runs: Sequence[tuple[Prepared, Path]], *, overwrite: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Carry out several runs whose timings alternate: launch k of every run before launch k + 1 of any.
+
+    Args:
+        runs: Each one's specification, from `prepare`, and run directory.
+        overwrite: Replace runs that are there.
+        progress: Who is told.
+
+    Raises:
+        InputError: As in `execute`.
+        UnavailableError: As in `execute`.
+    """
+    name = hashlib.sha256(repr([(str(out.resolve()), now()) for _, out in runs]).encode()).hexdigest()[:16]
+    with ExitStack() as stack:
+        steps = []
+        for prepared, out in runs:
+            targets = stack.enter_context(Targets(prepared.spec.scheduler, boards=prepared.has_boards))
+            budget, tell = Budget(prepared.spec.budget), progress or Silent()
+            run = _steps(prepared, out, targets, tell, budget, overwrite=overwrite, resume=False, interleaved=name)
+            steps.append(stack.enter_context(closing(run)))
+        return interleave(steps, runs[0][0].spec.seed)
+
+
+def _steps(
     prepared: Prepared,
     out: Path,
     targets: Targets,
@@ -91,8 +121,10 @@ def _execute(
     *,
     overwrite: bool,
     resume: bool,
-) -> Outcome:
-    record = first_record(prepared)
+    interleaved: str | None = None,
+) -> Generator[Job, None, Outcome]:
+    """Carry out a run, pausing before each exclusive job with that job."""
+    record = first_record(prepared) | ({INTERLEAVED: interleaved} if interleaved else {})
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared, budget)
     if all(result.ok for result in measured.values()):
@@ -108,7 +140,7 @@ def _execute(
         scheduler = Scheduler(targets, directory.jobs, prepared.spec.jobs, budget, done)
         run = _Run(prepared, directory, record, progress, scheduler)
         try:
-            run.carry_out()
+            yield from run.carry_out()
         except BaseException as error:
             if isinstance(error, TargetLostError):
                 run.give_up(error)
@@ -145,8 +177,8 @@ class _Run:
         """All rows so far, in the order of profiles and studies whatever order they were measured in."""
         return [row for of_profile in self._rows.values() for of_study in of_profile.values() for row in of_study]
 
-    def carry_out(self) -> None:
-        """Reference, then every profile's build, then numbers several jobs at a time, then timings one by one."""
+    def carry_out(self) -> Iterator[Job]:
+        """Reference, every profile's build, numbers several jobs at a time, timings one by one, pausing before each."""
         reference = self._reference()
         self._making.start()
         placed = {profile.name: self._place(profile, reference) for profile in self.prepared.profiles}
@@ -159,6 +191,7 @@ class _Run:
             self.scheduler.together(self._agenda.next, self._look, self._ended)
             self._agenda.begin_exclusive()
             for job in self._exclusive():
+                yield job
                 self.progress.step(self._agenda.of(job).title)
                 if self._agenda.affords(job):
                     self.scheduler.run(job, self._agenda.of(job).study.name)

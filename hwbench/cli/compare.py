@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwbench.cli.console import console
-from hwbench.cli.options import Json
+from hwbench.cli.options import Json, Out, Overwrite, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import polars as pl
 
+    from hwbench.api import Run
     from hwbench.comparison import GateOutcome
 
 
 def command(
-    a: Annotated[Path, typer.Argument(help="The run to compare with.")],
-    b: Annotated[Path, typer.Argument(help="The new run.")],
+    a: Annotated[Path, typer.Argument(help="The run to compare with; with --interleave, its specification.")],
+    b: Annotated[Path, typer.Argument(help="The new run; with --interleave, its specification.")],
     fail_on: Annotated[
         list[str] | None,
         typer.Option(help="[study.]metric:limit, e.g. p99_ms:10% or accuracy.top1:0.01; may be repeated."),
@@ -33,6 +34,12 @@ def command(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 4 where a gate is inconclusive, 3 where it has no figure.")
     ] = False,
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="Measure two run specifications alternately, then compare them.")
+    ] = False,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Put two runs side by side, and fail on a regression.
@@ -43,7 +50,8 @@ def command(
     from hwbench.comparison import compare_runs, evaluate_gates, parse_gate
 
     gates = [parse_gate(text) for text in fail_on or []]
-    comparison = compare_runs(Run.open(a), Run.open(b))
+    runs = _measured(a, b, out, overwrite=overwrite, quiet=quiet) if interleave else (Run.open(a), Run.open(b))
+    comparison = compare_runs(*runs)
     outcomes = evaluate_gates(gates, comparison)
     if as_json:
         typer.echo(json.dumps(_json(comparison, outcomes), indent=2))
@@ -56,6 +64,21 @@ def command(
         raise typer.Exit(3)
     if strict and "inconclusive" in kinds:
         raise typer.Exit(4)
+
+
+def _measured(a: Path, b: Path, out: Path | None, *, overwrite: bool, quiet: bool) -> tuple[Run, Run]:
+    """Measure two specifications alternately."""
+    from hwbench.api import run_interleaved
+    from hwbench.cli.progress import LiveProgress
+    from hwbench.errors import InputError
+    from hwbench.spec import load_spec
+
+    for path in (a, b):
+        if path.suffix != ".toml":
+            raise InputError(f"{path}: --interleave measures run specifications; give two .toml files")
+    specs = load_spec(a), load_spec(b)
+    with LiveProgress(quiet) as progress:
+        return run_interleaved(*specs, out or Path("results/compare"), overwrite=overwrite, progress=progress)
 
 
 def _print(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome], *, everything: bool) -> None:

@@ -12,13 +12,12 @@ import polars as pl
 from hwbench import stats
 from hwbench.comparison.figures import Figure
 from hwbench.comparison.pairs import KEY, Key, Pair, Results
+from hwbench.record import INTERLEAVED
 from hwbench.stats import Estimate
 
 _LEVEL = 0.95
 _METRICS = frozenset({"p50_ms", "p90_ms", "p99_ms", "load_ms", "first_run_ms", "samples_per_s"})
 _STUDIES = ("latency", "throughput")
-INTERLEAVED = "interleaved"
-"""Key in ``run.json``: the name of the measurement that two runs were launched in, block by block."""
 
 
 def time_runs(a: Results, b: Results) -> dict[Key, Pair]:

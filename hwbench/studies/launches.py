@@ -7,9 +7,9 @@ launch times the points of every study of time in the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,8 @@ from hwbench import stats
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.launch_series import BASELINE, OWN, Array
 from hwbench.worker.protocol import Job, JobResult
+
+T = TypeVar("T")
 
 
 class LaunchSettings(Settings):
@@ -126,3 +128,33 @@ def in_blocks(jobs: Sequence[Job], seed: int) -> list[Job]:
         members = sorted((job for job in jobs if job.block == block), key=lambda job: job.key)
         ordered += [members[index] for index in np.random.default_rng([seed, block]).permutation(len(members))]
     return ordered
+
+
+def interleave(runs: Sequence[Generator[Job, None, T]], seed: int = 0) -> list[T]:
+    """Carry out runs that pause before their exclusive jobs, so that blocks go over all of them.
+
+    Args:
+        runs: Each yields the exclusive job that it is about to carry out.
+        seed: Seed of the order within a block.
+
+    Returns:
+        What each run returned.
+    """
+    order = np.random.default_rng(seed)
+    waiting: dict[int, Job] = {}
+    returned: dict[int, T] = {}
+
+    def advance(index: int) -> None:
+        waiting.pop(index, None)
+        try:
+            waiting[index] = next(runs[index])
+        except StopIteration as end:
+            returned[index] = end.value
+
+    for index in range(len(runs)):
+        advance(index)
+    while waiting:
+        blocks = {index: -1 if job.block is None else job.block for index, job in waiting.items()}
+        ready = [index for index, block in blocks.items() if block == min(blocks.values())]
+        advance(ready[order.integers(len(ready))])
+    return [returned[index] for index in range(len(runs))]

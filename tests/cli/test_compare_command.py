@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -7,9 +8,10 @@ import onnx
 import polars as pl
 import pytest
 from models import make_model
-from shared_run import save_model
+from shared_run import LAUNCHES, save_model
 
 import hwbench
+from hwbench import demo
 from hwbench.api import Run
 
 
@@ -171,3 +173,44 @@ def test_a_folder_without_a_run_is_refused(hw, shared, tmp_path):
     ended = hw("compare", shared.run.path, tmp_path)
     assert ended.code == 2
     assert f"{tmp_path}: no run here" in ended.err
+
+
+@pytest.fixture
+def specification(shared, tmp_path):
+    """Writes a run specification of latency alone."""
+
+    def write(name, **changes):
+        content = {"model": str(demo.MODEL), "profiles": ["cpu-fp32"], "studies": ["latency"], **changes}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+        lines += ["[data]", f'source = "{shared.data}"', "[settings.latency]"]
+        lines += [f"{key} = {value}" for key, value in LAUNCHES.items()]
+        (tmp_path / f"{name}.toml").write_text("\n".join(lines))
+        return tmp_path / f"{name}.toml"
+
+    return write
+
+
+@pytest.mark.slow
+def test_interleaved_specifications_are_measured_alternately_and_paired_by_block(hw, specification, tmp_path):
+    specs = specification("a"), specification("b", seed=1)
+    ended = hw("compare", *specs, "--interleave", "--out", tmp_path / "ab", "--quiet", "--json")
+    assert ended.code == 0, ended.err
+    runs = [Run.open(tmp_path / "ab" / name) for name in "ab"]
+    assert runs[0].record["interleaved"] == runs[1].record["interleaved"]
+    (row,) = [row for row in ended.json["comparison"] if row["metric"] == "p50_ms"]
+    assert row["paired"]
+    assert row["pairing"].endswith(f"interleaved, paired over {row['n']} blocks")
+    again = hw("compare", *specs, "--interleave", "--out", tmp_path / "ab")
+    assert again.code == 2
+    assert "--overwrite" in again.err
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("a.onnx", "b.toml"), "give two .toml files"), (("a.toml", "b.toml"), "a.toml: cannot be read")],
+)
+def test_interleaving_takes_specifications(hw, tmp_path, names, message):
+    ended = hw("compare", *(tmp_path / name for name in names), "--interleave", "--out", tmp_path / "ab")
+    assert ended.code == 2
+    assert message in ended.err
+    assert not (tmp_path / "ab").exists()

@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench.studies.launches import in_blocks
+from hwbench.studies.launches import in_blocks, interleave
 from hwbench.worker.protocol import Job
 
 
@@ -39,3 +39,27 @@ def test_jobs_of_no_block_come_first_as_planned():
     ordered = in_blocks([*jobs(2, 2), *alone], seed=0)
     assert ordered[:3] == alone
     assert dataclasses.replace(alone[0], block=4).key == alone[0].key
+
+
+def run(name, blocks, done):
+    for block in blocks:
+        yield Job("launch", {"run": name, "launch": block}, block=block, exclusive=True)
+        done.append((name, block))
+    return name
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=3), st.integers(0, 2**31))
+def test_interleaved_runs_go_through_the_blocks_together(lengths, seed):
+    done = []
+    runs = [run(name, [None, *range(length)], done) for name, length in enumerate(lengths)]
+    assert interleave(runs, seed) == list(range(len(lengths)))
+    blocks = [-1 if block is None else block for _, block in done]
+    assert blocks == sorted(blocks)
+    assert len(done) == sum(lengths) + len(lengths)
+
+
+def test_the_order_of_interleaved_runs_changes_from_block_to_block():
+    done = []
+    interleave([run(name, range(30), done) for name in "ab"], seed=1)
+    first = [name for name, _ in done[::2]]
+    assert 5 < first.count("a") < 25
