@@ -24,6 +24,18 @@ from hwbench.worker.protocol import Job, JobResult
 
 # Of a worker's environment in a system root, what is the host's; everything else there is about the host's own programs.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+# Settings of libraries that choose code for this machine's processor, which the emulated one may not be able to run.
+_OF_THIS_PROCESSOR = frozenset(
+    {
+        "OPENBLAS_CORETYPE",
+        "OPENBLAS_L2_SIZE",
+        "ONEDNN_MAX_CPU_ISA",
+        "DNNL_MAX_CPU_ISA",
+        "MKL_ENABLE_INSTRUCTIONS",
+        "NPY_ENABLE_CPU_FEATURES",
+        "NPY_DISABLE_CPU_FEATURES",
+    }
+)
 
 
 class EmulatedTarget(LocalTarget):
@@ -67,7 +79,8 @@ class EmulatedTarget(LocalTarget):
         """See `LocalTarget.environment`."""
         mark = self._qemu.environment(self._cpu)
         if self._root is None:
-            return super().environment() | mark
+            own = {name: value for name, value in super().environment().items() if name not in _OF_THIS_PROCESSOR}
+            return own | mark
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         path = os.pathsep.join([str(_worker_code()), str(self._root.packages)])
         return kept | NO_TELEMETRY | mark | {"PYTHONPATH": path, "PYTHONNOUSERSITE": "1"}

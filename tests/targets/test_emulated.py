@@ -45,6 +45,14 @@ def test_a_worker_sees_the_emulated_processor_and_says_so(tmp_path):
 
 
 @needs_x86
+def test_what_chooses_code_for_this_processor_does_not_reach_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # AVX2, which a Nehalem has not
+    result = probe({"kind": "emulated", "arch": "x86_64", "cpu": "Nehalem"}, tmp_path)
+    assert result.ok, result.detail
+    assert "avx2" not in result.data["isa"]
+
+
+@needs_x86
 def test_what_qemu_leaves_out_of_a_model_is_told():
     assert "avx512vnni" in find_qemu("x86_64").left_out("Cascadelake-Server")
     about = open_target("emulated", arch="x86_64", cpu="Cascadelake-Server").describe()
