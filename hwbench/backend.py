@@ -269,6 +269,9 @@ class Backend(ABC):
         options_type: A standard-library dataclass of the options a profile may set (in the backend's ``options.py``).
         threads_option: The field of ``options_type`` that sets the number of CPU threads; None if there is none.
         shared_options: Options, without effect on numbers, for jobs that share the machine with others.
+        compile_bytes: Stored bytes of a model that runs on one input in the time that compiling a model takes, about; 0 where a
+            change of weights needs no compilation worth counting. Sampling plans rest on it, since measured times would make
+            them depend on the machine.
         runtime: The module of the runtime it drives.
         install: The command that installs what it needs.
     """
@@ -277,6 +280,7 @@ class Backend(ABC):
     options_type: ClassVar[type[Any]]
     threads_option: ClassVar[str | None] = None
     shared_options: ClassVar[Mapping[str, Any]] = {}
+    compile_bytes: ClassVar[float] = 0.0
     runtime: ClassVar[str]
     install: ClassVar[str]
 

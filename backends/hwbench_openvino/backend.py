@@ -20,6 +20,7 @@ class OpenVinoBackend(Backend):
     name: ClassVar[str] = "openvino"
     options_type: ClassVar[type[Any]] = OpenVinoOptions
     threads_option: ClassVar[str | None] = "inference_num_threads"
+    compile_bytes: ClassVar[float] = 3e8
     runtime: ClassVar[str] = "openvino"
     install: ClassVar[str] = "pip install 'hwbench-ml[openvino]'"
 

@@ -39,14 +39,17 @@ METHODS = {
     "memory": "Peak of the whole process tree, anonymous and file-backed memory apart. A cap is enforced by the "
     "operating system.",
     "bit_flips": "Each stored bit has one uniform number per draw and flips where that lies below the rate, so that "
-    "error sets are nested and shared between profiles. Intervals are bootstrapped over draws and inputs.",
+    "error sets are nested and shared between profiles. Each draw runs on inputs of its own; draws go on, look after look, "
+    "until the mean loss is shown to be on one side of the limit. Intervals hold for unseen draws and inputs and at every look "
+    "(Gaffke's bound of a bounded mean, alpha spending); of metrics without bounds they are bootstrapped.",
     "faults": "One fault at a time in the stored numbers of the deployed build, run over the inputs and compared with the "
     "fault-free output. Rates are over (fault, input) pairs; their intervals are clustered by fault.",
     "memory_errors": "Simulated chips whose cells fail at a supply voltage, or at a failure-in-time rate over hours; what "
     "fails at one voltage fails at every lower one. Protection decodes each word as its code would. Energy follows V².",
     "worst_case": "A search for the flips that hurt most. What it finds is a bound from one side: fewer flips may do.",
     "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped; the same draw serves every "
-    "strength and build.",
+    "strength and build. Draws go on until the interval, which holds for "
+    "unseen draws and inputs, is narrow enough or more draws would add little to what the inputs leave open.",
 }
 _UNLABELED = "none: accuracy is unavailable; builds are judged by how they agree with the reference"
 _GENERAL = (

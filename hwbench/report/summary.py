@@ -172,6 +172,6 @@ def _compared_cell(view: View, name: str, study: str, metric: str) -> Cell:
     if row is None and name == REFERENCE:
         return Cell("")
     cell = figure_cell(row, detail=row is not None and row.status == "ok" and study in _TELLING)
-    if row is not None and row.metric == "tolerated_ber" and row.detail.startswith(("below", "above")):
+    if row is not None and row.metric == "tolerated_ber" and row.detail.startswith(("below", "above", "not decided")):
         cell = Cell(cell.text, (*cell.notes, row.detail.partition(":")[0]))
     return Cell(cell.text, cell.notes, "muted") if cell.tone == "unavailable" else cell

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwbench.report.blocks import Cell
-from hwbench.report.format import figure_text, metric_title, plain, value_text
+from hwbench.report.format import exact, figure_text, metric_title, plain, value_text
 from hwbench.report.ranking import bounds
 from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure
 from hwbench.report.view import REFERENCE, View
@@ -116,6 +116,8 @@ def _value(row: Row | None, interval: bool = False) -> Text:
         return Text("–", style="dim")
     if row.status != "ok":
         return Text(row.status, style="red")
+    if row.metric == "tolerated_ber" and row.ci_low != row.ci_high:  # not decided in between
+        return Text(plain(f"{exact(row.ci_low or 0.0)}–{exact(row.ci_high or 0.0)}"))
     return Text(plain(figure_text(row) if interval else value_text(replace(row, unit="", ci_low=None))))
 
 

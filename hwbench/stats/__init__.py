@@ -4,6 +4,7 @@
     paired        two proportions on the same inputs: their difference, McNemar
     resampling    means and any other statistic: bootstrap
     two_way       means over draws x inputs, and functions of them: pigeonhole bootstrap
+    unseen        means over draws x inputs of bounded values, with draws and inputs that were not seen in the interval
     quantiles     order-statistic intervals of quantiles
     needed        inputs that an inconclusive figure needs
     series        intervals that allow for dependence between neighboring values

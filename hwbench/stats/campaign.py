@@ -72,8 +72,8 @@ def bounded_mean(values: ArrayLike, lower: float = 0.0, upper: float = 1.0, leve
         raise ValueError(f"values must lie in [{lower}, {upper}]; got {sample.min()} to {sample.max()}")
     distinct, counts = np.unique(np.clip(sample, lower, upper), return_counts=True)
     tail = (1 - level) / 2
-    high = _dirichlet_quantile(distinct, counts, upper, tail)
-    low = -_dirichlet_quantile(-distinct, counts, -lower, tail)
+    high = dirichlet_quantile(distinct, counts, upper, tail)
+    low = -dirichlet_quantile(-distinct, counts, -lower, tail)
     return enclosing(float(sample.mean()), low, high, level, sample.size)
 
 
@@ -129,7 +129,7 @@ class Spread:
         return extreme / n + deviation * (z + skewness * (z * z - 1) / 6)
 
 
-def _dirichlet_quantile(values: NDArray[Any], counts: NDArray[Any], extreme: float, tail: float) -> float:
+def dirichlet_quantile(values: NDArray[Any], counts: NDArray[Any], extreme: float, tail: float) -> float:
     """The c that Σ w_i x_i exceeds with probability ``tail``, where ``extreme`` counts as one more value.
 
     P(Σ w_i x_i > c) = P(Σ (x_i - c) G_i > 0) with exponential G, whose saddlepoint s solves Σ 1/(1 - s(x_i - c)) = n.
@@ -141,7 +141,7 @@ def _dirichlet_quantile(values: NDArray[Any], counts: NDArray[Any], extreme: flo
     if spread <= 0:
         return extreme
     if values.size == 1:
-        return extreme - spread * math.exp(math.log(tail) / int(counts[0]))
+        return extreme - spread * math.exp(math.log(tail) / float(counts[0]))
     gaps = (extreme - points) / spread
     total = float(numbers.sum())
 

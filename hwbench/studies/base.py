@@ -156,7 +156,12 @@ class Case:
         return self.metrics[0]
 
     def evaluation(
-        self, variants: Mapping[str, Mapping[str, Any]], *, subject: Subject | None = None, top: bool = False
+        self,
+        variants: Mapping[str, Mapping[str, Any]],
+        *,
+        subject: Subject | None = None,
+        top: bool = False,
+        batch: int | None = None,
     ) -> Job:
         """A job that runs a build over all inputs, once per variant.
 
@@ -164,12 +169,13 @@ class Case:
             variants: Name to what is perturbed; see `hwbench.worker.perturb`.
             subject: Whose build; default the case's own.
             top: Whether to keep the best classes only.
+            batch: Inputs per run; default the case's own.
         """
         job = (subject or self.subject).job(
             "evaluate",
             self,
             n=self.data.n,
-            batch=self.batch,
+            batch=batch or self.batch,
             outputs=[self.output],
             keep="top" if top else "full",
             variants={name: dict(variant) for name, variant in variants.items()},

@@ -13,11 +13,12 @@ from hwbench import stats
 from hwbench.faults.error_rates import expected_upsets, relative_energy
 from hwbench.pairing import two_way_loss
 from hwbench.stats import Estimate
-from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Study
-from hwbench.studies.bit_flips import DRAWS_SCHEMA
-from hwbench.studies.memory_errors_settings import MemoryErrorsSettings, Point, Stack
-from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import Sweep, figure, finite_rows, gather, golden_of, loss, own_golden, rate
+from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Interim, Study
+from hwbench.studies.bit_flips import DRAWS_SCHEMA, draw_records
+from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
+from hwbench.studies.memory_errors_settings import USUAL_CHIPS, MemoryErrorsSettings, Point, Stack
+from hwbench.studies.outputs import row
+from hwbench.studies.sweep import Golden, Sweep, bounds, figure, finite_rows, loss, per_draw, rate, sampled
 from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
@@ -32,7 +33,10 @@ class _Measured:
     point: Point
     stack: Stack
     sweep: Sweep
-    reports: Sequence[Mapping[str, int]]
+
+    @property
+    def reports(self) -> Sequence[Mapping[str, int]]:
+        return self.sweep.reports
 
     @property
     def condition(self) -> str:
@@ -60,43 +64,41 @@ class MemoryErrorsStudy(Study):
     default = False
 
     def plan(self, case: Case, settings: MemoryErrorsSettings) -> dict[str, Job]:
-        """The golden outputs; and a job that runs, chip by chip, every point under every stack of protections."""
-        variants: dict[str, dict[str, Any]] = {}
-        for chip in range(settings.chips):
-            for point in settings.points:
-                for stack in settings.stacks:
-                    variants[_variant(chip, point, stack)] = {
-                        "kind": "memory_errors",
-                        "seed": case.seed,
-                        "draw": chip,
-                        "rate": point.rate,
-                        **point.chips,
-                        "protections": list(stack),
-                        "uncorrectable": settings.uncorrectable,
-                    }
-        return {"golden": case.evaluation(GOLDEN), "chips": case.evaluation(variants, top=case.classifies)}
+        """The golden outputs, and the first chips: chip by chip every point under every stack of protections."""
+        return {"golden": case.evaluation(GOLDEN), **_sampling(case, settings).wanted({})}
 
     def extend(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
-        """Golden outputs of the session whose numbers change, where they are not the build's."""
-        return own_golden(case, results, "chips")
+        """More chips at the points whose intervals are not narrow enough."""
+        return _sampling(case, settings).wanted(results) if all(result.ok for result in results.values()) else {}
+
+    def progress(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> Interim:
+        """Draws done and planned."""
+        return _sampling(case, settings).interim(results)
 
     def analyse(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows per point and stack of protections, and a table with one line a chip, point and stack."""
-        result = results["chips"]
-        if not result.data.get("restored", True):  # absent where the worker died of the last fault, and memory with it
+        sampling = _sampling(case, settings)
+        if not sampling.restored(results):
             return Analysis(
                 [self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")]
             )
+        golden = sampling.golden(results)
+        sweeps = sampling.sweeps(results, golden)
+        if not sweeps:
+            return Analysis([self.missing("skipped", NO_DRAWS)])
         labelled = case.data.labels is not None
-        golden = per_sample(case, case.primary, golden_of(results, "chips"), "golden") if labelled else None
         rows: list[Row] = []
         records: list[dict[str, Any]] = []
         overheads: dict[Stack, float] = {}
         for point in settings.points:
-            measured = [_measure(case, settings.chips, results, point, stack) for stack in settings.stacks]
+            measured = [_Measured(point, stack, sweeps[_name(point, stack)]) for stack in settings.stacks]
             for one in measured:
                 rows += [*_outcomes(case, one), *_memory(one)]
-                rows += [*_accuracy(case, one, golden), *_bought(case, measured[0], one)] if golden is not None else []
+                rows += (
+                    [*_accuracy(case, one, golden, sampling.detail(one.sweep)), *_bought(case, measured[0], one)]
+                    if labelled
+                    else []
+                )
                 records += _draws(case, one)
                 overheads[one.stack] = max(one.overhead, overheads.get(one.stack, 0.0))
         if not labelled:
@@ -114,21 +116,43 @@ def _named(stack: Stack) -> dict[str, str]:
     return {"protection": "+".join(stack)} if stack else {}
 
 
-def _variant(chip: int, point: Point, stack: Stack) -> str:
-    return "-".join([f"chip{chip}", *(f"{key}{value!r}" for key, value in point.setting.items()), *stack])
+def _name(point: Point, stack: Stack) -> str:
+    return "-".join([*(f"{key}{value!r}" for key, value in point.setting.items()), *stack])
 
 
-def _measure(case: Case, chips: int, results: Mapping[str, JobResult], point: Point, stack: Stack) -> _Measured:
-    names = [_variant(chip, point, stack) for chip in range(chips)]
-    variants = results["chips"].data["variants"]
-    reports = [variants[name]["memory"] for name in names if name in variants]
-    return _Measured(point, stack, gather(case, results["chips"], names, golden_of(results, "chips")), reports)
+def _sampling(case: Case, settings: MemoryErrorsSettings) -> Sampling:
+    levels = [
+        Level(
+            _name(point, stack),
+            {
+                "kind": "memory_errors",
+                "rate": point.rate,
+                **point.chips,
+                "protections": list(stack),
+                "uncorrectable": settings.uncorrectable,
+            },
+            group=_name(point, ()),
+            certain=point.rate == 0,
+        )
+        for point in settings.points
+        for stack in settings.stacks
+    ]
+    design = design_of(
+        case,
+        usual=USUAL_CHIPS,
+        effort=USUAL_CHIPS,
+        limit=None,
+        half_width=settings.half_width,
+        draws=settings.chips,
+        per_draw=settings.inputs_per_chip,
+    )
+    return Sampling(case, "chips", levels, design)
 
 
 def _outcomes(case: Case, one: _Measured) -> Iterator[Row]:
     if one.sweep.changed is not None:
-        yield row(_NAME, "sdc_rate", rate(case, one.sweep.changed), "ratio", one.condition)
-    yield row(_NAME, "due_rate", rate(case, one.sweep.due), "ratio", one.condition)
+        yield row(_NAME, "sdc_rate", rate(case, one.sweep, one.sweep.changed), "ratio", one.condition)
+    yield row(_NAME, "due_rate", rate(case, one.sweep, one.sweep.due), "ratio", one.condition)
 
 
 def _memory(one: _Measured) -> Iterator[Row]:
@@ -143,13 +167,13 @@ def _memory(one: _Measured) -> Iterator[Row]:
             yield row(_NAME, count, mean, "words", one.condition, "mean over chips")
 
 
-def _accuracy(case: Case, one: _Measured, golden: np.ndarray) -> Iterator[Row]:
-    metric, figures = case.primary, _per_chip(case, one.sweep)
-    yield row(_NAME, metric.name, figure(case, one.sweep), metric.unit, one.condition, _said(one))
+def _accuracy(case: Case, one: _Measured, golden: Golden, drawn: str) -> Iterator[Row]:
+    metric, figures = case.primary, per_draw(case, one.sweep)
+    yield row(_NAME, metric.name, figure(case, one.sweep, golden), metric.unit, one.condition, _said(one))
     worst = min(figures) if metric.higher_is_better else max(figures)
     setting = condition(**one.point.setting, **_named(one.stack), draw="worst")
-    yield Row(_NAME, metric.name, setting, worst, metric.unit, n=case.data.n)
-    detail = f"mean loss of {metric.name} against the same build without faults"
+    yield Row(_NAME, metric.name, setting, worst, metric.unit, n=max(one.sweep.sizes))
+    detail = f"mean loss of {metric.name} against the same build without faults; {drawn}"
     yield row(_NAME, "accuracy_drop", loss(case, one.sweep, golden), metric.unit, one.condition, detail)
     yield from finite_rows(_NAME, case, one.sweep, golden, one.condition)
 
@@ -176,30 +200,20 @@ def _bought(case: Case, bare: _Measured, one: _Measured) -> Iterator[Row]:
 
 
 def _avoided(case: Case, bare: Sweep, protected: Sweep) -> Estimate:
+    metric = case.primary
     if bare.values is None or protected.values is None:
         raise ValueError("accuracy needs labels")
-    spread = case.primary.spread(case.data.labels_array())
-    return two_way_loss(case.primary, protected.values, bare.values, spread, LEVEL, case.seed).whole
-
-
-def _per_chip(case: Case, sweep: Sweep) -> list[float]:
-    labels = case.data.labels_array()
-    return [case.primary.aggregate(values, labels) for values in ([] if sweep.values is None else sweep.values)]
+    limits = bounds(metric)
+    if limits is not None:
+        gained = protected.values - bare.values
+        width = limits[1] - limits[0]
+        return sampled(case, bare, gained if metric.higher_is_better else -gained, (-width, width)).estimate
+    spread = metric.spread(case.data.labels_array())
+    with_it, without = protected.matrix(protected.values), bare.matrix(bare.values)
+    return two_way_loss(metric, with_it, without, spread, LEVEL, case.seed).whole
 
 
 def _draws(case: Case, one: _Measured) -> Iterator[dict[str, Any]]:
     """One line a chip, in the columns of ``draws/<profile>/part-*.parquet``, and the condition they belong to."""
-    top1 = _per_chip(case, one.sweep) if case.primary.name == "top1" and one.sweep.values is not None else None
-    for chip, n_faults in enumerate(one.sweep.n_faults):
-        yield {
-            "draw": chip,
-            "rate": one.point.rate,
-            "chip": chip,
-            "seed": case.seed,
-            "n_faults": n_faults,
-            "n_inputs": case.data.n,
-            "n_changed": int(one.sweep.changed[chip].sum()) if one.sweep.changed is not None else None,
-            "n_due": int(one.sweep.due[chip].sum()),
-            "top1": top1[chip] if top1 is not None else None,
-            "condition": one.condition,
-        }
+    for record in draw_records(case, one.sweep):
+        yield {**record, "rate": one.point.rate, "condition": one.condition}

@@ -15,6 +15,8 @@ from hwbench.faults.storage import Uncorrectable, check_stack
 from hwbench.studies.base import NamesFile, Settings
 
 Stack = tuple[str, ...]
+USUAL_CHIPS = 20
+"""Chips over all inputs of a metric without bounds."""
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -75,7 +77,16 @@ class MemoryErrorsSettings(Settings):
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
         None, description="temperatures of the memory in °C; default: the table's"
     )
-    chips: int = Field(20, ge=2, description="simulated chips a point; under 20 the interval is wide")
+    chips: int | None = Field(
+        None,
+        ge=2,
+        description="simulated chips at every point; default: until half_width is reached, at most the cost of "
+        f"{USUAL_CHIPS} chips over all inputs",
+    )
+    inputs_per_chip: int | None = Field(
+        None, ge=1, description="inputs that each chip runs on; default: chosen by a pilot, or all where chips is given"
+    )
+    half_width: float = Field(0.02, gt=0, description="wanted half-width of intervals")
     asymmetry: float = Field(0.0, ge=0, lt=1, description="how far chips favour 0→1 or 1→0 errors at most")
     columns: ColumnSettings | None = Field(None, description="errors that crowd on columns of the array; default: none")
     fit: FitSettings | None = Field(None, description="soft errors over hours; default: none")

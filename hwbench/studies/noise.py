@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
-from hwbench.studies.outputs import per_sample, row
-from hwbench.studies.sweep import figure, finite_rows, gather, golden_of, loss, own_golden
+from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
+from hwbench.studies.outputs import row
+from hwbench.studies.sweep import figure, finite_rows, loss
 from hwbench.table import NO_LABELS, Row, condition
 from hwbench.worker.protocol import Job, JobResult
 
+_USUAL_DRAWS = 5
+"""Draws over all inputs of a metric without bounds."""
+
 
 class NoiseSettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     snr_db: tuple[Annotated[float, Field(ge=-300, allow_inf_nan=False)], ...] = Field(
         (30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise"
@@ -26,7 +30,16 @@ class NoiseSettings(Settings):
     weight_sigmas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         (0.005, 0.01, 0.02, 0.05), description="of weight noise, relative to the stored range"
     )
-    draws: int = Field(5, ge=2, description="independent draws of the noise")
+    draws: int | None = Field(
+        None,
+        ge=2,
+        description="draws of the noise at every setting; default: until half_width is reached, at most the cost of "
+        f"{_USUAL_DRAWS} draws over all inputs",
+    )
+    inputs_per_draw: int | None = Field(
+        None, ge=1, description="inputs that each draw runs on; default: chosen by a pilot, or all where draws is given"
+    )
+    half_width: float = Field(0.02, gt=0, description="wanted half-width of intervals")
 
 
 # Kind of variant, the name of its setting in the variant, and in the table's condition.
@@ -42,87 +55,71 @@ class NoiseStudy(Study):
     settings_type = NoiseSettings
 
     def plan(self, case: Case, settings: NoiseSettings) -> dict[str, Job]:
-        """The golden outputs, one job for noise on inputs and one for noise on weights."""
+        """The golden outputs, and the first draws of noise on inputs and of noise on weights."""
         if case.data.labels is None:
             return {}
-        weights = _variants(case, settings, (_WEIGHT,), settings.weight_sigmas)
         jobs = {"golden": case.evaluation(GOLDEN)}
-        if weights:
-            jobs["weights"] = case.evaluation(weights, top=case.classifies)
-        inputs: dict[str, dict[str, Any]] = {}
-        for kind, levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
-            inputs |= _variants(case, settings, (kind,), levels)
-        if inputs and _has_floating_input(case):
-            jobs["inputs"] = case.evaluation(inputs, top=case.classifies)
+        for sampling in _samplings(case, settings):
+            jobs |= sampling.wanted({})
         return jobs
 
     def extend(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
-        """Golden outputs of the session whose weights change, where they are not the build's."""
-        return own_golden(case, results, "weights") if "weights" in results else {}
+        """More draws of the settings whose intervals are not narrow enough."""
+        jobs: dict[str, Job] = {}
+        if results and all(result.ok for result in results.values()):
+            for sampling in _samplings(case, settings):
+                jobs |= sampling.wanted(results)
+        return jobs
 
     def analyse(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> Analysis:
         """The primary metric and its loss at every setting."""
         if case.data.labels is None:
             return Analysis([self.missing("unavailable", NO_LABELS)])
+        samplings = list(_samplings(case, settings))
         rows: list[Row] = []
-        if "inputs" in results:
-            for (kind, _, name), levels in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
-                rows.extend(self._rows(case, settings, results, "inputs", kind, name, levels))
-        elif settings.snr_db or settings.impulse_rates:
-            rows.append(
-                self.missing(
-                    "unavailable", "no input of this model is a floating-point tensor, so there is none to add noise to"
-                )
-            )
-        if "weights" in results:
-            if not results["weights"].data.get("restored", True):
-                return Analysis(
-                    [
-                        self.missing(
-                            "error", "the golden output was not the same, bit for bit, after the noise was undone"
-                        )
-                    ]
-                )
-            rows.extend(self._rows(case, settings, results, "weights", _WEIGHT[0], _WEIGHT[2], settings.weight_sigmas))
-        return Analysis(rows)
+        if (settings.snr_db or settings.impulse_rates) and not _has_floating_input(case):
+            why = "no input of this model is a floating-point tensor, so there is none to add noise to"
+            rows.append(self.missing("unavailable", why))
+        for sampling in samplings:
+            if not sampling.restored(results):
+                why = "the golden output was not the same, bit for bit, after the noise was undone"
+                return Analysis([self.missing("error", why)])
+            rows.extend(self._rows(case, sampling, results))
+        return Analysis(rows or [self.missing("skipped", NO_DRAWS)])
 
-    def _rows(
-        self,
-        case: Case,
-        settings: NoiseSettings,
-        results: Mapping[str, JobResult],
-        label: str,
-        kind: str,
-        name: str,
-        levels: tuple[float, ...],
-    ) -> Iterator[Row]:
-        metric, result, whole = case.primary, results[label], golden_of(results, label)
-        golden = per_sample(case, metric, whole, "golden")
-        for level in levels:
-            sweep = gather(case, result, [f"{kind}-{level!r}-draw{draw}" for draw in range(settings.draws)], whole)
-            setting = condition(**{name: level})
-            yield row(self.name, metric.name, figure(case, sweep), metric.unit, setting)
-            lost = loss(case, sweep, golden)
-            yield row(
-                self.name,
-                "accuracy_drop",
-                lost,
-                metric.unit,
-                setting,
-                f"mean loss of {metric.name} against the same build without noise",
-            )
+    def _rows(self, case: Case, sampling: Sampling, results: Mapping[str, JobResult]) -> Iterator[Row]:
+        metric, golden = case.primary, sampling.golden(results)
+        for setting, sweep in sampling.sweeps(results, golden).items():
+            yield row(self.name, metric.name, figure(case, sweep, golden), metric.unit, setting)
+            detail = f"mean loss of {metric.name} against the same build without noise; {sampling.detail(sweep)}"
+            yield row(self.name, "accuracy_drop", loss(case, sweep, golden), metric.unit, setting, detail)
             yield from finite_rows(self.name, case, sweep, golden, setting)
 
 
-def _variants(
-    case: Case, settings: NoiseSettings, kinds: tuple[tuple[str, str, str], ...], levels: tuple[float, ...]
-) -> dict[str, dict[str, Any]]:
-    return {
-        f"{kind}-{level!r}-draw{draw}": {"kind": kind, "seed": case.seed, "draw": draw, key: level}
-        for kind, key, _ in kinds
-        for draw in range(settings.draws)
-        for level in levels
-    }
+def _samplings(case: Case, settings: NoiseSettings) -> Iterator[Sampling]:
+    """Noise on inputs, drawn input by input, and noise on weights."""
+    inputs: list[Level] = []
+    for (kind, key, name), strengths in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
+        inputs += [_level(kind, key, name, strength) for strength in strengths]
+    weights = [_level(*_WEIGHT, sigma) for sigma in settings.weight_sigmas]
+    for label, levels in (("inputs", inputs if _has_floating_input(case) else []), ("weights", weights)):
+        design = design_of(
+            case,
+            usual=_USUAL_DRAWS,
+            effort=_USUAL_DRAWS,
+            limit=None,
+            half_width=settings.half_width,
+            draws=settings.draws,
+            per_draw=settings.inputs_per_draw,
+            shared=label == "weights",
+        )
+        if levels:
+            yield Sampling(case, label, levels, design)
+
+
+def _level(kind: str, key: str, name: str, strength: float) -> Level:
+    setting = condition(**{name: strength})
+    return Level(setting, {"kind": kind, key: strength}, setting)
 
 
 def _has_floating_input(case: Case) -> bool:

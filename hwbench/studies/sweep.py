@@ -1,129 +1,264 @@
-"""Accuracy over repeated draws of some disturbance: shared by the bit-flip and noise studies."""
+"""Accuracy over repeated draws of some disturbance, each over some of the inputs: what they did, and figures of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hwbench import stats
+from hwbench.metrics import Metric
 from hwbench.npy import content_hash, rows
 from hwbench.pairing import Figures, two_way_figure, two_way_loss
 from hwbench.stats import Estimate
+from hwbench.stats.estimate import enclosing
+from hwbench.stats.unseen import Sample, Sampled, sampled_mean
 from hwbench.studies.base import GOLDEN, LEVEL, Case
 from hwbench.studies.outputs import row
 from hwbench.table import Row, condition
 from hwbench.topk import best_classes
+from hwbench.worker.inputs import chosen_inputs
 from hwbench.worker.protocol import Job, JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_HALF = (1 - LEVEL) / 2
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One draw at one setting.
+
+    Attributes:
+        number: The draw.
+        result: The evaluation that ran it.
+        variant: Its name there.
+        inputs: How many inputs it ran on; None for all.
+    """
+
+    number: int
+    result: JobResult
+    variant: str
+    inputs: int | None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a build gives without a disturbance.
+
+    Attributes:
+        outputs: For every input, its output, or its best classes where that is all that is kept.
+        values: The primary metric's value of every input, float64 ``[n]``; None without labels.
+    """
+
+    outputs: Array
+    values: Array | None
+
+    @classmethod
+    def of(cls, case: Case, result: JobResult) -> Golden:
+        """The golden outputs of an evaluation with a golden variant."""
+        whole = rows(_file(result, "golden"), 0, case.data.n)
+        outputs = best_classes(whole) if case.classifies else whole
+        labels = None if case.data.labels is None else case.data.labels_array()
+        return cls(outputs, None if labels is None else _values(case, outputs, labels))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What every draw at one setting did to every input.
+    """What every draw at one setting did to the inputs it ran on: one element a (draw, input) pair.
 
     Attributes:
-        values: The primary metric's value per draw and input, float64 ``[draws, n]``; None without labels.
-        changed: Whether the output is finite and its best class is not the golden one, bool ``[draws, n]``; None where the
+        draws: Number of the draw, int64 ``[pairs]``.
+        inputs: Index of the input, int64 ``[pairs]``.
+        values: The primary metric's value, float64 ``[pairs]``; None without labels.
+        losses: How much worse that is than without the disturbance, float64 ``[pairs]``; None without labels.
+        changed: Whether the output is finite and its best class is not the golden one, bool ``[pairs]``; None where the
             task is not classification.
-        due: Whether the output is not finite, or the faulty build could not be loaded or run, bool ``[draws, n]``.
+        due: Whether the output is not finite, or the faulty build could not be loaded or run, bool ``[pairs]``.
+        numbers: The draws, ascending.
         n_faults: Faults per draw; None where the worker died and took the count with it.
+        tails: Error probabilities that the bounds of intervals may use up.
+        shared: Whether a draw does the same to all inputs.
+        certain: Whether nothing can be disturbed, so that unseen draws are like those seen.
+        reports: What the memory reported of each draw that lived to do so, under memory errors.
     """
 
+    draws: NDArray[np.int64]
+    inputs: NDArray[np.int64]
     values: Array | None
+    losses: Array | None
     changed: Array | None
     due: Array
-    n_faults: list[int | None]
+    numbers: Sequence[int]
+    n_faults: Sequence[int | None]
+    tails: tuple[float, float] = (_HALF, _HALF)
+    shared: bool = True
+    certain: bool = False
+    reports: Sequence[Mapping[str, int]] = ()
+
+    def of_draw(self, pairs: Array) -> list[Array]:
+        """Pairs' values, draw by draw."""
+        return np.split(pairs, self._starts[1:])
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """How many inputs each draw ran on."""
+        return [len(part) for part in self.of_draw(self.draws)]
+
+    @cached_property
+    def _starts(self) -> Array:
+        return np.searchsorted(self.draws, self.numbers)
+
+    def matrix(self, pairs: Array) -> Array:
+        """Pairs' values ``[draws, inputs]``, where every draw ran on as many inputs."""
+        return pairs.reshape(len(self.numbers), -1)
 
 
-def own_golden(case: Case, results: Mapping[str, JobResult], sweep: str) -> dict[str, Job]:
+def own_golden(case: Case, results: Mapping[str, JobResult], sweep: str, batch: int | None = None) -> dict[str, Job]:
     """The golden run of a sweep's own session, where that session does not give the build's golden output.
 
-    A runtime whose weights can be refitted may choose other kernels for that; most compile the build itself, so that the golden
-    outputs which all studies share are those of the sweep too.
+    A runtime whose weights can be refitted may choose other kernels for that, or for another batch; most compile the build
+    itself, so that the golden outputs which all studies share are those of the sweep too.
 
     Args:
         case: The build and its data.
         results: ``"golden"`` and the sweep; and this job, once it is done.
         sweep: Label of the sweep's job.
+        batch: Its batch; default: that of the golden outputs.
     """
     label, result = f"{sweep}-golden", results[sweep]
     if label in results or not result.ok or not results["golden"].ok or "first" not in result.data:
         return {}
-    first = rows(_file(results["golden"], "golden"), 0, min(case.batch, case.data.n))
+    first = rows(_file(results["golden"], "golden"), 0, min(batch or case.batch, case.data.n))
     if content_hash(first) == result.data["first"][0]:
         return {}
-    job = case.evaluation(GOLDEN)
+    job = case.evaluation(GOLDEN, batch=batch)
     return {label: replace(job, params={**job.params, "mutable": True})}
 
 
-def golden_of(results: Mapping[str, JobResult], sweep: str) -> JobResult:
-    """The golden outputs that a sweep compares with: its own, where `own_golden` asked for them, or the build's."""
-    return results.get(f"{sweep}-golden", results["golden"])
-
-
-def gather(case: Case, result: JobResult, names: Sequence[str], golden: JobResult | None = None) -> Sweep:
-    """Collect the variants of a sweep.
+def gather(
+    case: Case,
+    drawn: Sequence[Drawn],
+    golden: Golden,
+    tails: tuple[float, float] = (_HALF, _HALF),
+    *,
+    shared: bool = True,
+    certain: bool = False,
+) -> Sweep:
+    """Collect the draws at one setting.
 
     Args:
         case: The build and its data.
-        result: The sweep.
-        names: Its variants, one a draw.
-        golden: The golden outputs in full; default: the sweep has a golden variant.
+        drawn: The draws, by ascending number.
+        golden: The golden outputs in full.
+        tails: Error probabilities that the bounds of intervals may use up.
+        shared: Whether a draw does the same to all inputs.
+        certain: Whether nothing can be disturbed.
     """
-    n, top = case.data.n, case.classifies
-    whole = _stored(golden or result, "golden", n)
-    golden_output = best_classes(whole) if golden is not None and top else whole
-    values = np.zeros((len(names), n)) if case.data.labels is not None else None
-    changed = np.zeros((len(names), n), dtype=bool) if top else None
-    due = np.zeros((len(names), n), dtype=bool)
-    faults: list[int | None] = []
-    for draw, name in enumerate(names):
-        record = result.data["variants"].get(name)
-        faults.append(record["n_faults"] if record else None)
-        if record is None or "failed" in record:  # the worker died of it, or the runtime refused the faulty build
-            due[draw] = True
-            if values is not None:
-                values[draw] = _without_output(case, golden_output)
-            continue
-        output = golden_output if record.get("golden") else _stored(result, name, n)
-        due[draw] = (output[:, 0] == -1) if top else ~np.isfinite(output.reshape(n, -1)).all(axis=1)
-        if changed is not None:
-            changed[draw] = (output[:, 0] != golden_output[:, 0]) & ~due[draw]
-        if values is not None:
-            labels = case.data.labels_array()
-            values[draw] = case.primary.from_topk(output, labels) if top else case.primary.per_sample(output, labels)
-    return Sweep(values, changed, due, faults)
+    indices = [chosen_inputs(case.seed, one.number, case.data.n, one.inputs) for one in drawn]
+    inputs = np.concatenate(indices)
+    outputs = [_output(case, one, golden, some) for one, some in zip(drawn, indices, strict=True)]
+    output, expected = np.concatenate(outputs), golden.outputs[inputs]
+    due = output[:, 0] == -1 if case.classifies else ~np.isfinite(output.reshape(len(output), -1)).all(axis=1)
+    values = losses = None
+    if golden.values is not None:
+        values = _values(case, output, case.data.labels_array()[inputs])
+        with np.errstate(invalid="ignore"):
+            losses = golden.values[inputs] - values
+        losses = losses if case.primary.higher_is_better else -losses
+    records = [one.result.data["variants"].get(one.variant, {}) for one in drawn]
+    return Sweep(
+        draws=np.repeat([one.number for one in drawn], [len(some) for some in indices]),
+        inputs=inputs,
+        values=values,
+        losses=losses,
+        changed=(output[:, 0] != expected[:, 0]) & ~due if case.classifies else None,
+        due=due,
+        numbers=[one.number for one in drawn],
+        n_faults=[record.get("n_faults") for record in records],
+        tails=tails,
+        shared=shared,
+        certain=certain,
+        reports=[record["memory"] for record in records if "memory" in record],
+    )
 
 
-def _without_output(case: Case, golden: Array) -> Array:
-    """The primary metric's values where nothing came out: those of outputs that are not numbers."""
-    labels = case.data.labels_array()
+def _output(case: Case, drawn: Drawn, golden: Golden, inputs: Array) -> Array:
+    """What a draw gave for the inputs it ran on; what stands for no output where the build could not be run."""
+    record = drawn.result.data["variants"].get(drawn.variant)
+    if record is not None and record.get("golden"):
+        return golden.outputs[inputs]
+    if record is not None and "failed" not in record:
+        return rows(_file(drawn.result, drawn.variant), 0, len(inputs))
+    like = golden.outputs[inputs]
     if case.classifies:
-        return case.primary.from_topk(np.full_like(golden, -1), labels)
-    if np.issubdtype(golden.dtype, np.integer):
-        return np.full(len(golden), np.nan)
-    return case.primary.per_sample(np.full_like(golden, np.nan), labels)
+        return np.full_like(like, -1)
+    return np.full(like.shape, np.nan, like.dtype if np.issubdtype(like.dtype, np.inexact) else np.float64)
 
 
-def figure(case: Case, sweep: Sweep) -> Estimate:
-    """The primary metric over draws and inputs, with the interval of a bootstrap over both."""
-    return _figures(case, sweep).whole
+def _values(case: Case, outputs: Array, labels: Array) -> Array:
+    return case.primary.from_topk(outputs, labels) if case.classifies else case.primary.per_sample(outputs, labels)
 
 
-def loss(case: Case, sweep: Sweep, golden: Array) -> Estimate:
-    """How much worse than the same build without faults, paired by input, with a bootstrap over draws and inputs."""
-    return _losses(case, sweep, golden).whole
+def bounds(metric: Metric) -> tuple[float, float] | None:
+    """What an input's value of a metric cannot fall below or exceed; None where it is not bounded."""
+    if metric.proportion:
+        return 0.0, 1.0
+    return (-1.0, 1.0) if metric.name == "cosine" else None
 
 
-def finite_rows(study: str, case: Case, sweep: Sweep, golden: Array, setting: str) -> Iterator[Row]:
+def mean_loss(case: Case, sweep: Sweep) -> Sampled:
+    """The mean loss of a bounded metric."""
+    low, high = bounds(case.primary) or (-np.inf, np.inf)
+    if sweep.losses is None:
+        raise ValueError("accuracy needs labels")
+    return sampled(case, sweep, sweep.losses, (low - high, high - low))
+
+
+def figure(case: Case, sweep: Sweep, golden: Golden) -> Estimate:
+    """The primary metric under the disturbance.
+
+    Of a bounded metric: that of all inputs without the disturbance, less the mean loss. It is nearer to the truth than the mean
+    over the pairs, because which inputs a draw ran on does not matter to the first part.
+    """
+    limits = bounds(case.primary)
+    if limits is None:
+        return _figures(case, sweep).whole
+    if golden.values is None:
+        raise ValueError("accuracy needs labels")
+    lost, sign = mean_loss(case, sweep), -1 if case.primary.higher_is_better else 1
+    whole, width = float(golden.values.mean()), limits[1] - limits[0]
+    met = np.maximum(1, np.bincount(sweep.inputs, minlength=case.data.n))
+    losses = np.bincount(sweep.inputs, weights=sweep.losses, minlength=case.data.n) / met
+    one = lost.mirrored() if sign < 0 else lost
+    draws = None if sweep.certain or one.draws is None else replace(one.draws, values=one.draws.values + whole)
+    inputs = Sample.of(golden.values + sign * losses)
+    found = replace(one, draws=draws, inputs=inputs, lower=whole - width, upper=whole + width)
+    value = whole + sign * lost.value
+    low, high = value - (found.value - found.estimate.low), value + (found.estimate.high - found.value)
+    return enclosing(value, max(limits[0], low), min(limits[1], high), LEVEL, lost.n)
+
+
+def loss(case: Case, sweep: Sweep, golden: Golden) -> Estimate:
+    """How much worse than the same build without the disturbance, on the same inputs.
+
+    Of a bounded metric the interval covers unseen draws and inputs (`hwbench.stats.unseen`); of others it is a bootstrap over
+    draws and inputs, in which a draw of a kind that was not seen is missing.
+    """
+    if bounds(case.primary) is None:
+        return _losses(case, sweep, golden).whole
+    return mean_loss(case, sweep).estimate
+
+
+def finite_rows(study: str, case: Case, sweep: Sweep, golden: Golden, setting: str) -> Iterator[Row]:
     """`figure` and `loss` over the finite outputs alone, where some outputs make the ones over all infinite."""
     metric, at = case.primary, condition(**json.loads(setting), outputs="finite")
+    if bounds(metric) is not None:
+        return
     for name, found in ((metric.name, _figures(case, sweep)), ("accuracy_drop", _losses(case, sweep, golden))):
         if found.finite is not None:
             detail = f"without the {found.left_out} of {found.whole.n} outputs that are not finite: see due_rate"
@@ -134,23 +269,42 @@ def _figures(case: Case, sweep: Sweep) -> Figures:
     if sweep.values is None:
         raise ValueError("accuracy needs labels")
     spread = case.primary.spread(case.data.labels_array())
-    return two_way_figure(case.primary, sweep.values, spread, LEVEL, case.seed)
+    return two_way_figure(case.primary, sweep.matrix(sweep.values), spread, LEVEL, case.seed)
 
 
-def _losses(case: Case, sweep: Sweep, golden: Array) -> Figures:
-    if sweep.values is None:
+def _losses(case: Case, sweep: Sweep, golden: Golden) -> Figures:
+    if sweep.values is None or golden.values is None:
         raise ValueError("accuracy needs labels")
     spread = case.primary.spread(case.data.labels_array())
-    return two_way_loss(case.primary, golden, sweep.values, spread, LEVEL, case.seed)
+    return two_way_loss(case.primary, golden.values, sweep.matrix(sweep.values), spread, LEVEL, case.seed)
 
 
-def rate(case: Case, flags: Array) -> Estimate:
-    """Share of (draw, input) pairs that hold, with the interval of a bootstrap over both."""
-    return stats.two_way_bootstrap(flags, LEVEL, case.seed)
+def share(case: Case, sweep: Sweep, flags: Array) -> Sampled:
+    """Share of (draw, input) pairs that hold."""
+    return sampled(case, sweep, flags.astype(np.float64), (0.0, 1.0))
 
 
-def _stored(result: JobResult, name: str, n: int) -> Array:
-    return rows(_file(result, name), 0, n)
+def rate(case: Case, sweep: Sweep, flags: Array) -> Estimate:
+    """Share of (draw, input) pairs that hold, with an interval for unseen draws and inputs."""
+    return share(case, sweep, flags).estimate
+
+
+def per_draw(case: Case, sweep: Sweep) -> list[float]:
+    """The primary metric of each draw, over the inputs it ran on; empty without labels."""
+    if sweep.values is None:
+        return []
+    labels = case.data.labels_array()[sweep.inputs]
+    pairs = zip(sweep.of_draw(sweep.values), sweep.of_draw(labels), strict=True)
+    return [case.primary.aggregate(values, of_inputs) for values, of_inputs in pairs]
+
+
+def sampled(case: Case, sweep: Sweep, values: Array, limits: tuple[float, float]) -> Sampled:
+    """The mean of values in [low, high], one a (draw, input) pair."""
+    if sweep.certain:
+        limits = float(values.min()), float(values.max())
+    return sampled_mean(
+        values, sweep.draws, sweep.inputs, limits, sweep.tails, LEVEL, available=case.data.n, shared=sweep.shared
+    )
 
 
 def _file(result: JobResult, name: str) -> Path:

@@ -142,6 +142,14 @@ def test_a_tolerated_rate_outside_the_grid_says_so():
     assert (cell.text, cell.notes) == ("0", ("n\u00a020", "below the grid (< 1e-07)"))
 
 
+def test_a_tolerated_rate_that_is_not_decided_has_the_interval_and_says_so():
+    said = "not decided from 1e-06 to 1e-05: mean loss of top1 within 0.01 by the interval's upper bound"
+    row = Row("bit_flips", "tolerated_ber", "{}", 1e-7, "", 1e-7, 1e-5, 0.95, 410, detail=said, profile="p")
+    cell = cells(summary.comparison(View({}, to_frame([row]), [])), "p")["Tolerated bit error rate"]
+    assert cell.text == "1e-7"
+    assert cell.notes == ("[1e-7, 1e-5]", "n\u00a0410", "not decided from 1e-06 to 1e-05")
+
+
 def test_the_run_says_which_way_its_own_metric_is_better():
     assert View({"primary": "loss", "higher_is_better": False}, to_frame([]), []).primary_falls
     assert not View({"primary": "score"}, to_frame([]), []).primary_falls

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from hwbench.studies import studies
 from hwbench.studies.base import GOLDEN
+from hwbench.topk import best_classes
 from hwbench.worker.protocol import JobResult
 
 SHIPPED = ["accuracy", "bit_flips", "coverage", "fidelity", "latency", "memory", "noise", "throughput"]
@@ -42,16 +43,18 @@ def test_a_worker_that_died_in_the_golden_run_leaves_nothing_to_compare_with(mak
     settings = study.settings_type(rates=(0.1,), draws=2)
     done = {"draw0-ber0.1": np.zeros((5, 3), np.int32), "draw1-ber0.1": np.zeros((5, 3), np.int32)}
     golden = make_result({}, failed={"golden": ("timeout", "took longer than 60 s")})
-    (row,) = study.measure(make_case(), settings, {"golden": golden, "flips": make_result(done)}).rows
+    (row,) = study.measure(
+        make_case(), settings, {"golden": golden, "flips-round0-000000-000002": make_result(done)}
+    ).rows
     assert (row.status, row.detail) == ("timeout", "golden: took longer than 60 s")
 
 
 def test_a_worker_that_died_of_the_last_fault_leaves_every_other_figure(make_case, make_result):
-    study, best = studies.get("bit_flips")(), np.array([[0], [1], [2], [0], [1]], np.int32)
+    study, best = studies.get("bit_flips")(), best_classes(np.eye(3)[[0, 1, 2, 0, 1]])
     settings = study.settings_type(rates=(0.1,), draws=2)
     golden = make_result({"golden": np.eye(3)[best[:, 0]]})
     flips = make_result({"draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")})
-    analysis = study.measure(make_case(), settings, {"golden": golden, "flips": flips})
+    analysis = study.measure(make_case(), settings, {"golden": golden, "flips-round0-000000-000002": flips})
     rows = {row.metric: row for row in analysis.rows if row.condition in ('{"ber": 0.1}', "{}")}
     assert rows["due_rate"].value == 0.5
     assert rows["top1"].value == 0.5
@@ -64,7 +67,7 @@ def test_a_golden_output_that_did_not_come_back_voids_the_study(make_case, make_
     settings = study.settings_type(rates=(0.1,), draws=2)
     flips = make_result(dict.fromkeys(("draw0-ber0.1", "draw1-ber0.1"), best), data={"restored": False})
     golden = make_result({"golden": np.eye(5, 3)})
-    (row,) = study.measure(make_case(), settings, {"golden": golden, "flips": flips}).rows
+    (row,) = study.measure(make_case(), settings, {"golden": golden, "flips-round0-000000-000002": flips}).rows
     assert row.status == "error"
     assert "not the same, bit for bit" in row.detail
 

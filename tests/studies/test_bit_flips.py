@@ -29,7 +29,7 @@ def flipped_by_hand(path: Path, draw: int, rate: float) -> tuple[bytes, int]:
     return model.SerializeToString(), count
 
 
-@pytest.mark.parametrize(("draw", "rate"), [(1, 1e-5), (3, 1e-3), (0, 1e-2)])
+@pytest.mark.parametrize(("draw", "rate"), [(1, 1e-3), (2, 1e-3), (0, 1e-2)])
 def test_a_draw_done_by_hand_on_the_files_bytes_gives_the_same_figures(shared, draw, rate):
     path = shared.deployed("cpu-int8")
     faulty, n_faults = flipped_by_hand(path, draw, rate)
@@ -53,10 +53,10 @@ def test_a_draw_done_by_hand_on_the_files_bytes_gives_the_same_figures(shared, d
 
 
 def test_a_faulty_build_that_the_runtime_refuses_is_due_on_every_input(shared):
-    faulty, n_faults = flipped_by_hand(shared.deployed("cpu-int8"), 1, 1e-3)
-    with pytest.raises(onnxruntime_state.Fail, match="Dimension mismatch"):
+    faulty, n_faults = flipped_by_hand(shared.deployed("cpu-int8"), 3, 1e-3)
+    with pytest.raises(onnxruntime_state.Fail, match="Reshape"):
         bare_outputs(faulty, shared.x)
-    (recorded,) = shared.draws("cpu-int8").filter(pl.col("draw") == 1, pl.col("rate") == 1e-3).to_dicts()
+    (recorded,) = shared.draws("cpu-int8").filter(pl.col("draw") == 3, pl.col("rate") == 1e-3).to_dicts()
     assert (recorded["n_faults"], recorded["n_changed"], recorded["n_due"]) == (n_faults, 0, len(shared.x))
     assert recorded["top1"] == 0
 
@@ -110,13 +110,15 @@ def test_rows_are_means_over_the_draws_table(shared, profile):
 
 
 @pytest.mark.parametrize("profile", RUN_HERE)
-def test_the_tolerated_rate_is_the_largest_at_and_below_which_the_upper_bound_stays_within_the_limit(shared, profile):
-    limit, tolerated = SETTINGS["bit_flips"]["max_drop"], 0.0
-    for rate in RATES:
-        if shared.row(profile, "bit_flips", "accuracy_drop", ber=rate).ci_high > limit:
-            break
-        tolerated = rate
+def test_the_tolerated_rate_reaches_from_what_is_shown_within_the_limit_to_what_is_not_shown_outside(shared, profile):
+    limit = SETTINGS["bit_flips"]["max_drop"]
+    losses = [shared.row(profile, "bit_flips", "accuracy_drop", ber=rate) for rate in RATES]
+    outside = [row.ci_low > limit for row in losses]
+    inside = [row.ci_high <= limit for row in losses]
+    shown = [rate for place, rate in enumerate(RATES) if all(inside[: place + 1])]
+    possible = [rate for place, rate in enumerate(RATES) if not any(outside[: place + 1])]
     row = shared.row(profile, "bit_flips", "tolerated_ber")
-    assert row.value == tolerated
-    assert ("below the grid" in row.detail) == (tolerated == 0.0)
-    assert ("above the grid" in row.detail) == (tolerated == RATES[-1])
+    assert row.value == row.ci_low == max(shown, default=0)
+    assert row.ci_high == max(possible, default=0)
+    assert ("not decided" in row.detail) == (row.ci_low < row.ci_high)
+    assert "not decided" in row.detail  # four draws cannot show a loss within 5 %

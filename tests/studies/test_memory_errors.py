@@ -19,6 +19,7 @@ from hwbench.errors import InputError, SpecError
 from hwbench.faults.error_rates import SRAM_14NM, upset_rate
 from hwbench.studies.memory_errors import MemoryErrorsStudy
 from hwbench.studies.memory_errors_settings import MemoryErrorsSettings
+from hwbench.topk import best_classes
 
 SEED, CHIPS = 3, 3
 VOLTAGES = (1, 0.917, 0.89)
@@ -169,17 +170,17 @@ def test_soft_errors_come_at_their_rate(measured):
 
 
 def test_a_device_that_halts_is_due_on_every_input(make_case, make_result):
-    names = ["chip0-voltage0.9", "chip1-voltage0.9"]
+    names = ["draw0-voltage0.9", "draw1-voltage0.9"]
     case = make_case(labels=[0, 1, 2, 0, 1])
     settings = MemoryErrorsSettings(voltages=[0.9], chips=2, protections=[["parity_8"]], uncorrectable="halt")
-    golden = np.array([[0], [1], [2], [0], [1]])
+    golden = best_classes(np.eye(3)[[0, 1, 2, 0, 1]])
     outputs = {names[0]: golden, names[1]: golden, f"{names[0]}-parity_8": golden}
     result = make_result({**outputs, f"{names[1]}-parity_8": None})
     report = {"errors": 4, "corrected": 0, "detected": 3, "miscorrected": 0, "undetected": 0}
     for name, record in result.data["variants"].items():
         record["memory"] = {**report, "data_bits": 80, "stored_bits": 90 if "parity" in name else 80}
     whole = make_result({"golden": np.eye(3)[golden[:, 0]]})
-    analysis = MemoryErrorsStudy().analyse(case, settings, {"golden": whole, "chips": result})
+    analysis = MemoryErrorsStudy().analyse(case, settings, {"golden": whole, "chips-round0-000000-000002": result})
     found = {(one.metric, one.condition): one.value for one in analysis.rows}
     setting = '{"protection": "parity_8", "voltage": 0.9}'
     assert found["due_rate", setting] == 0.5
@@ -196,13 +197,13 @@ def test_a_metric_that_is_no_mean_has_the_intervals_far_ends(make_case, make_res
     settings = MemoryErrorsSettings(voltages=[0.9], chips=2, protections=[["parity_8"]])
     golden, outputs = make_result({"golden": labels[:, None]}), {}
     for chip, error in enumerate((1.0, 3.0)):
-        outputs[f"chip{chip}-voltage0.9"] = (labels + error)[:, None]
-        outputs[f"chip{chip}-voltage0.9-parity_8"] = (labels + error / 2)[:, None]
+        outputs[f"draw{chip}-voltage0.9"] = (labels + error)[:, None]
+        outputs[f"draw{chip}-voltage0.9-parity_8"] = (labels + error / 2)[:, None]
     result = make_result(outputs)
     for record in result.data["variants"].values():
         record["memory"] = dict.fromkeys(("errors", "corrected", "detected", "miscorrected", "undetected"), 0)
         record["memory"] |= {"data_bits": 8, "stored_bits": 9}
-    rows = MemoryErrorsStudy().analyse(case, settings, {"golden": golden, "chips": result}).rows
+    rows = MemoryErrorsStudy().analyse(case, settings, {"golden": golden, "chips-round0-000000-000002": result}).rows
     (figure,) = [one for one in rows if one.metric == "drop_avoided"]
     assert case.primary.name == "rmse"
     assert figure.value == pytest.approx(np.sqrt(5) - np.sqrt(5) / 2)
@@ -212,19 +213,19 @@ def test_a_metric_that_is_no_mean_has_the_intervals_far_ends(make_case, make_res
 def test_without_labels_there_are_rates_energy_and_the_reason(make_case, make_result):
     case = make_case(labels=None)
     settings = MemoryErrorsSettings(voltages=[0.9], chips=2, protections=[])
-    golden = np.array([[0], [1], [2], [0], [1]])
+    golden = best_classes(np.eye(3)[[0, 1, 2, 0, 1]])
     whole = make_result({"golden": np.eye(3)[golden[:, 0]]})
-    result = make_result({"chip0-voltage0.9": golden, "chip1-voltage0.9": golden})
+    result = make_result({"draw0-voltage0.9": golden, "draw1-voltage0.9": golden})
     for record in result.data["variants"].values():
         record["memory"] = {"errors": 0, "data_bits": 8, "stored_bits": 8}
-    rows = MemoryErrorsStudy().analyse(case, settings, {"golden": whole, "chips": result}).rows
+    rows = MemoryErrorsStudy().analyse(case, settings, {"golden": whole, "chips-round0-000000-000002": result}).rows
     assert [(one.metric, one.status) for one in rows] == [
         ("sdc_rate", "ok"), ("due_rate", "ok"), ("energy", "ok"), ("accuracy_drop", "unavailable")
     ]  # fmt: skip
 
 
 def test_faults_that_were_not_undone_are_an_error(make_case, make_result):
-    results = {"golden": make_result({}), "chips": make_result({}, data={"restored": False})}
+    results = {"golden": make_result({}), "chips-round0-000000-000002": make_result({}, data={"restored": False})}
     (one,) = MemoryErrorsStudy().analyse(make_case(), MemoryErrorsSettings(), results).rows
     assert (one.status, one.metric) == ("error", "accuracy_drop")
 
@@ -233,20 +234,21 @@ def test_the_plan_goes_chip_by_chip_from_the_highest_voltage_down(make_case):
     settings = MemoryErrorsSettings(
         chips=2, asymmetry=0.3, columns={"weak": 3}, voltages=[0.9, 0.95], fit={"hours": [1]}, protections=[[SECDED]]
     )
-    job = MemoryErrorsStudy().plan(make_case(seed=9), settings)["chips"]
-    variants = job.params["variants"]
+    job = MemoryErrorsStudy().plan(make_case(seed=9), settings)["chips-round0-000000-000002"]
+    variants = dict(job.params["variants"])
+    assert variants.pop("golden")["kind"] == "golden"
     assert list(variants)[:4] == [
-        "chip0-voltage0.95", f"chip0-voltage0.95-{SECDED}", "chip0-voltage0.9", f"chip0-voltage0.9-{SECDED}"
+        "draw0-voltage0.95", f"draw0-voltage0.95-{SECDED}", "draw0-voltage0.9", f"draw0-voltage0.9-{SECDED}"
     ]  # fmt: skip
     assert len(variants) == 2 * 4 * 2
-    assert variants[f"chip1-voltage0.9-{SECDED}"] == {
+    assert variants[f"draw1-voltage0.9-{SECDED}"] == {
         "kind": "memory_errors", "seed": 9, "draw": 1, "rate": SRAM_14NM.rate(0.9), "asymmetry": 0.3,
         "columns": {"row_bits": 512, "weak": 3, "share": 0.5, "chips": 0.5},
         "protections": [SECDED], "uncorrectable": "zero",
     }  # fmt: skip
     # Soft errors hit every bit alike.
-    assert variants["chip0-fit25000.0-hours1.0"]["rate"] == upset_rate(25_000, 1)
-    assert "asymmetry" not in variants["chip0-fit25000.0-hours1.0"]
+    assert variants["draw0-fit25000.0-hours1.0"]["rate"] == upset_rate(25_000, 1)
+    assert "asymmetry" not in variants["draw0-fit25000.0-hours1.0"]
 
 
 def test_a_users_table_is_kept_with_the_settings(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwbench.report.blocks import Cell, Chart, Section, Table
 from hwbench.report.curves import curve
-from hwbench.report.format import metric_title, value_text
+from hwbench.report.format import interval_text, metric_title, value_text
 from hwbench.report.view import View
 
 STUDIES = ("bit_flips",)
@@ -30,7 +30,7 @@ def _charts(view: View) -> tuple[Chart, ...]:
         (
             view.primary,
             metric_title(view.primary),
-            "Mean over draws; the band is its interval over draws and inputs. Dotted: the reference, no bit errors.",
+            "Mean over draws; the band is its interval for unseen draws and inputs. Dotted: the reference, no bit errors.",
         ),
         ("sdc_rate", "Silent data corruption", "Inputs whose answer looks valid but is no longer the fault-free one."),
     ]
@@ -52,8 +52,18 @@ def _charts(view: View) -> tuple[Chart, ...]:
 
 def _tolerated(view: View) -> Table:
     rows = tuple(
-        (Cell(profile, profile=profile), Cell(value_text(row)), Cell(row.detail))
+        (
+            Cell(profile, profile=profile),
+            Cell(value_text(row)),
+            Cell(interval_text(row.ci_low, row.ci_high, row.value)),
+            Cell(row.detail),
+        )
         for profile in view.profiles
         if (row := view.row(profile, "bit_flips", "tolerated_ber")) is not None and row.status == "ok"
     )
-    return Table(("Profile", "Bit error rate", "What that means"), rows, "Tolerated bit error rate", numeric=False)
+    return Table(
+        ("Profile", "Bit error rate", "Shown to be tolerated … not shown to exceed", "What that means"),
+        rows,
+        "Tolerated bit error rate",
+        numeric=False,
+    )
