@@ -65,6 +65,10 @@ class BitFlipsStudy(Study):
         """More draws of the rates that are not decided."""
         return _sampling(case, settings).wanted(results) if all(result.ok for result in results.values()) else {}
 
+    def enough(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> bool:
+        """Draws at every setting."""
+        return _sampling(case, settings).enough(results)
+
     def progress(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> Interim:
         """Draws done and planned."""
         return _sampling(case, settings).interim(results)

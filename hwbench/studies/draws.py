@@ -118,6 +118,16 @@ class Sampling:
             return mean_loss(self.case, sweep) if bounds(self.case.primary) else None
         return share(self.case, sweep, sweep.due if sweep.changed is None else sweep.changed)
 
+    def enough(self, results: Mapping[str, JobResult]) -> bool:
+        """Whether every setting has draws to compare with the golden outputs."""
+        if (
+            "golden" not in results
+            or not results["golden"].ok
+            or not any(results[label].ok for label in self.labels(results))
+        ):
+            return False
+        return len(self.sweeps(results, self.golden(results))) == len(self.levels)
+
     def interim(self, results: Mapping[str, JobResult]) -> Interim:
         """Draws done and planned."""
         jobs = {label: result for label, result in results.items() if label in self.labels(results)}
@@ -189,7 +199,8 @@ class _Progress:
             done, number = looks[number].draws, number + 1
             if number == len(looks):
                 return
-            found = {level.name: self._sweep(level, past) for level in levels}
+            sweeps = {level.name: self._sweep(level, past) for level in levels}
+            found = {name: sweep for name, sweep in sweeps.items() if sweep is not None}
             levels = self._undecided(levels, found)
             if number == 1 and levels:
                 inputs = design.inputs([_losses(found[level.name]) for level in levels])
@@ -204,26 +215,30 @@ class _Progress:
             past.append(one)
             if not all(label in self.results for label in one.jobs):
                 break
-        return {level.name: self._sweep(level, past) for level in self.sampling.levels if past}
+        found = {level.name: self._sweep(level, past) for level in self.sampling.levels if past}
+        return {name: sweep for name, sweep in found.items() if sweep is not None}
 
     def _undecided(self, levels: Sequence[Level], found: Mapping[str, Sweep]) -> list[Level]:
         going = set()
-        for level in levels:
+        for level in (level for level in levels if level.name in found):
             measured = self.sampling.measure(found[level.name])
             if measured is not None and not self.sampling.design.decided(measured):
                 going.add(level.group)
         return [level for level in levels if level.group in going]
 
-    def _sweep(self, level: Level, rounds: Sequence[Round]) -> Sweep:
-        """One setting's draws in some rounds, with the error probabilities of the last look that it had."""
+    def _sweep(self, level: Level, rounds: Sequence[Round]) -> Sweep | None:
+        """One setting's draws in some rounds, with the error probabilities of the last look that it had; None without any."""
         drawn, tails = [], rounds[0].look.tails
         for one in rounds:
             if level not in one.levels:
                 continue
             for label in one.jobs:
-                for draw in _draws_of(label) if label in self.results else ():
-                    drawn.append(Drawn(draw, self.results[label], level.of_draw(draw), one.inputs))
-                    tails = one.look.tails
+                for draw in _draws_of(label) if label in self.results and self.results[label].ok else ():
+                    if level.of_draw(draw) not in self.results[label].unfinished:
+                        drawn.append(Drawn(draw, self.results[label], level.of_draw(draw), one.inputs))
+                        tails = one.look.tails
+        if not drawn:
+            return None
         return gather(
             self.sampling.case,
             drawn,

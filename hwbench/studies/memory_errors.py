@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,10 @@ class MemoryErrorsStudy(Study):
     def extend(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
         """More chips at the points whose intervals are not narrow enough."""
         return _sampling(case, settings).wanted(results) if all(result.ok for result in results.values()) else {}
+
+    def enough(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> bool:
+        """Draws at every setting."""
+        return _sampling(case, settings).enough(results)
 
     def progress(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> Interim:
         """Draws done and planned."""
@@ -205,11 +209,16 @@ def _avoided(case: Case, bare: Sweep, protected: Sweep) -> Estimate:
         raise ValueError("accuracy needs labels")
     limits = bounds(metric)
     if limits is not None:
-        gained = protected.values - bare.values
+        # A run that ends in the middle of a chip leaves it without its last protections.
+        pairs = min(len(bare.values), len(protected.values))
+        gained = protected.values[:pairs] - bare.values[:pairs]
+        both = replace(bare, draws=bare.draws[:pairs], inputs=bare.inputs[:pairs])
         width = limits[1] - limits[0]
-        return sampled(case, bare, gained if metric.higher_is_better else -gained, (-width, width)).estimate
+        return sampled(case, both, gained if metric.higher_is_better else -gained, (-width, width)).estimate
     spread = metric.spread(case.data.labels_array())
-    with_it, without = protected.matrix(protected.values), bare.matrix(bare.values)
+    chips = min(len(bare.numbers), len(protected.numbers))
+    with_it = protected.values.reshape(-1, case.data.n)[:chips]
+    without = bare.values.reshape(-1, case.data.n)[:chips]
     return two_way_loss(metric, with_it, without, spread, LEVEL, case.seed).whole
 
 

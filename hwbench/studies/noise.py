@@ -71,6 +71,10 @@ class NoiseStudy(Study):
                 jobs |= sampling.wanted(results)
         return jobs
 
+    def enough(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> bool:
+        """Draws at every setting."""
+        return all(sampling.enough(results) for sampling in _samplings(case, settings))
+
     def analyse(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> Analysis:
         """The primary metric and its loss at every setting."""
         if case.data.labels is None:

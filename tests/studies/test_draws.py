@@ -175,3 +175,20 @@ def test_noise_ends_where_inputs_leave_more_open_than_draws(case, tmp_path):
         assert row.ci_low <= row.value <= row.ci_high
         assert row.n <= usual
     assert found.rows["accuracy_drop", '{"snr_db": 20}'].n < usual
+
+
+def test_a_job_that_ends_early_counts_with_the_draws_it_had(case, tmp_path):
+    found = Sampled(case, "bit_flips", tmp_path, **SETTINGS)
+    label, result = next((label, result) for label, result in found.results.items() if "round0" in label)
+    left = [name for name in result.data["variants"] if name.startswith(("draw9-", "draw1"))]
+    kept = {name: record for name, record in result.data["variants"].items() if name not in left}
+    cut = replace(result, data={"variants": kept}, unfinished=[name for name in left if not name.startswith("draw1-")])
+    cut.data["variants"] |= {name: result.data["variants"][name] for name in left if name.startswith("draw1-")}
+    results = {"golden": found.results["golden"], label: cut}
+    assert found.study.enough(case, found.settings, results)
+    rows = found.rows_of(results)
+    assert rows["accuracy_drop", ber(1e-9)].n == 9 * 16
+    assert rows["due_rate", ber(1e-9)].value == 0
+    none = replace(result, data={"variants": {}}, unfinished=list(result.data["variants"]))
+    assert not found.study.enough(case, found.settings, {**results, label: none})
+    assert not found.study.enough(case, found.settings, {"golden": found.results["golden"]})
