@@ -17,6 +17,8 @@ _HOPELESS = 1.5
 _FIRST, _KEPT = 2, 0.4
 # Part of the time that is kept for jobs that measure time or memory while others run, at most.
 _ALONE = 0.4
+# Part of the time that a job may take at least whose estimate is a guess.
+_LEAST = 0.1
 
 
 class Agenda:
@@ -47,6 +49,7 @@ class Agenda:
         self._budget, self._costs, self._results = budget, costs, results
         self._at_once, self._undecided = at_once, undecided
         self._kept = 0.0
+        self._alone: float | None = None
 
     def waiting(self, *, exclusive: bool | None = None) -> dict[str, Job]:
         """The jobs that are planned, neither done nor declined, by key; all of them, or some."""
@@ -146,7 +149,8 @@ class Agenda:
         whole = sum(self._costs.of(other) for other in waiting if len(other.variants) < 2)
         parts = sum(self._costs.of(other) for other in waiting if len(other.variants) > 1)
         capacity = left * self._at_once - sum(min(one.left_s, left) for one in running) - whole
-        return min(left, self._costs.of(job) * max(capacity, 0.0) / parts)
+        least = 0.0 if self._costs.trusted(job) else _LEAST * left
+        return min(left, max(least, self._costs.of(job) * max(capacity, 0.0) / parts))
 
     def _reserve(self) -> float:
         """Seconds kept for timings, and for what studies need at their end."""
@@ -156,7 +160,9 @@ class Agenda:
             if plan.concluding is None and plan.is_enough(self._results):
                 ends = plan.study.conclude(plan.case, plan.settings, plan.done(self._results))
                 together += sum(self._costs.of(job) for job in ends.values() if job.key not in waiting)
-        return min(alone, _ALONE * self._budget.left) + together / self._at_once
+        if self._alone is None:
+            self._alone = _ALONE * self._budget.left
+        return min(alone, self._alone) + together / self._at_once
 
     def _can_be_cut(self, job: Job) -> bool:
         """Whether a job is of use if only some of its variants are run."""

@@ -80,9 +80,7 @@ class Costs:
     def trusted(self, job: Job) -> bool:
         """Whether the estimate rests on more than a guess."""
         kind = self._of(job).kind
-        return self.known(job) and (
-            ("n" in job.params and "faults" not in job.params) or any(kind == one for _, one in self._factors)
-        )
+        return self.known(job) and ("evaluate" in job.task or any(kind == one for _, one in self._factors))
 
     def of(self, job: Job, done: int = 0) -> float:
         """Seconds that a job takes, or takes still.

@@ -65,6 +65,10 @@ class BitFlipsStudy(Study):
         """More draws of the rates that are not decided."""
         return _sampling(case, settings).wanted(results) if all(result.ok for result in results.values()) else {}
 
+    def conclude(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the sweep's own session, where they are not the build's."""
+        return _sampling(case, settings).concluding(results)
+
     def enough(self, case: Case, settings: BitFlipsSettings, results: Mapping[str, JobResult]) -> bool:
         """Draws at every setting."""
         return _sampling(case, settings).enough(results)

@@ -93,6 +93,13 @@ class Sampling:
                 break
         return {label: job for label, job in jobs.items() if label not in results}
 
+    def concluding(self, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """The golden outputs of the sweep's own session, where they are not the build's."""
+        first = next((label for label in self.labels(results)), None)
+        if first is None or "golden" not in results:
+            return {}
+        return own_golden(self.case, {**results, self.label: results[first]}, self.label, self.batch)
+
     def labels(self, results: Mapping[str, JobResult]) -> list[str]:
         """The labels of this sweep's finished jobs, in the order of their draws."""
         start = f"{self.label}-round"

@@ -71,6 +71,10 @@ class MemoryErrorsStudy(Study):
         """More chips at the points whose intervals are not narrow enough."""
         return _sampling(case, settings).wanted(results) if all(result.ok for result in results.values()) else {}
 
+    def conclude(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the sweep's own session, where they are not the build's."""
+        return _sampling(case, settings).concluding(results)
+
     def enough(self, case: Case, settings: MemoryErrorsSettings, results: Mapping[str, JobResult]) -> bool:
         """Draws at every setting."""
         return _sampling(case, settings).enough(results)

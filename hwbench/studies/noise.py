@@ -71,6 +71,11 @@ class NoiseStudy(Study):
                 jobs |= sampling.wanted(results)
         return jobs
 
+    def conclude(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
+        """Golden outputs of the sessions whose weights change, where they are not the build's."""
+        found = [sampling.concluding(results) for sampling in _samplings(case, settings)]
+        return {label: job for jobs in found for label, job in jobs.items()}
+
     def enough(self, case: Case, settings: NoiseSettings, results: Mapping[str, JobResult]) -> bool:
         """Draws at every setting."""
         return all(sampling.enough(results) for sampling in _samplings(case, settings))
