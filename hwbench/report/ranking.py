@@ -47,6 +47,11 @@ def bounds(row: Row) -> tuple[float, float]:
     return (value if row.ci_low is None else row.ci_low, value if row.ci_high is None else row.ci_high)
 
 
+def is_open(row: Row) -> bool:
+    """Whether nothing bounds a positive figure on either side: the machine was too noisy."""
+    return bounds(row) == (0.0, math.inf)
+
+
 def pareto_front(points: Mapping[str, tuple[tuple[float, float], float]], *, falls: bool = False) -> set[str]:
     """The points that none other is known to dominate.
 

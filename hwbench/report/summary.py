@@ -6,7 +6,7 @@ from collections import Counter
 
 from hwbench.report.blocks import Cell, Table, figure_cell
 from hwbench.report.format import METRIC_TITLES, exact, interval_text, metric_title, size, unit_suffix, value_text
-from hwbench.report.ranking import latencies, leaders
+from hwbench.report.ranking import is_open, latencies, leaders
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import NO_LABELS, Row
 from hwbench.verdict import Verdict
@@ -41,7 +41,7 @@ _COMPARED = (
     ("fidelity", "sqnr_db"),
 )
 _AGREEMENT = (("fidelity", "sqnr_db"), ("fidelity", "top1_agreement"))  # what leads where accuracy is not known
-_TELLING = frozenset({"latency", "throughput", "fidelity"})  # studies whose details belong beside the figure
+_TELLING = frozenset({"throughput", "fidelity"})  # studies whose details belong beside the figure
 _NAMED_RULES = {"as_asked": "Runs as asked", "fits_memory": "Fits in memory", "max_model_mib": "Model size"}
 
 
@@ -171,7 +171,11 @@ def _compared_cell(view: View, name: str, study: str, metric: str) -> Cell:
     row = view.headline(name, study, metric)
     if row is None and name == REFERENCE:
         return Cell("")
+    if row is None and metric == "p50_ratio" and view.run.get("baseline") == name:
+        return Cell("1", ("baseline",))
     cell = figure_cell(row, detail=row is not None and row.status == "ok" and study in _TELLING)
     if row is not None and row.metric == "tolerated_ber" and row.detail.startswith(("below", "above", "not decided")):
         cell = Cell(cell.text, (*cell.notes, row.detail.partition(":")[0]))
+    if row is not None and row.status == "ok" and study in {"latency", "throughput"} and is_open(row):
+        cell = Cell(cell.text, (*cell.notes, "noisy"))
     return Cell(cell.text, cell.notes, "muted") if cell.tone == "unavailable" else cell

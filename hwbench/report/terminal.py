@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from hwbench.report.blocks import Cell
 from hwbench.report.format import exact, figure_text, metric_title, plain, value_text
-from hwbench.report.ranking import bounds
+from hwbench.report.ranking import bounds, is_open
 from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import Row
@@ -81,7 +80,7 @@ def comparison_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequ
         if profile == REFERENCE and (accuracy is None or not has_accuracy):
             continue
         figures = [
-            (_ratio if metric == "p50_ratio" else _value)(view.headline(profile, study, metric))
+            _ratio(view, profile) if metric == "p50_ratio" else _value(view.headline(profile, study, metric))
             for _, study, metric in columns
         ]
         leading = [_value(accuracy, interval=True)] if has_accuracy else []
@@ -121,11 +120,14 @@ def _value(row: Row | None, interval: bool = False) -> Text:
     return Text(plain(figure_text(row) if interval else value_text(replace(row, unit="", ci_low=None))))
 
 
-def _ratio(row: Row | None) -> Text:
-    """A ratio with the larger half of its interval, as a share; "noisy" where its interval is open."""
+def _ratio(view: View, profile: str) -> Text:
+    """A profile's latency over the baseline's, with the larger half of its interval as a share; "noisy" where that is open."""
+    row = view.headline(profile, "latency", "p50_ratio")
+    if row is None and view.run.get("baseline") == profile:
+        return Text("1")
     if row is None or row.metric != "p50_ratio" or row.status != "ok" or row.value is None:
         return Text("–", style="dim")
-    low, high = bounds(row)
-    if not (low > 0 and math.isfinite(high)):
+    if is_open(row):
         return Text("noisy", style="yellow")
+    low, high = bounds(row)
     return Text(f"{row.value:.2f} ±{100 * max(high / row.value - 1, 1 - low / row.value):.0f}%")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -241,32 +242,30 @@ def ratio_detail(of_point: Series, other: Series) -> str:
 
 
 def _noise(of_point: Series, precision: float, figure: Estimate) -> Iterator[str]:
-    reasons: dict[str, int] = {}
-    for one in of_point.measured:
-        for reason, count in one.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    named = ", ".join(f"{_CAUSES[reason]} in {count}" for reason, count in reasons.items())
-    windows = sum(len(one.record["windows"]) for one in of_point.measured)
+    windows = [window for one in of_point.measured for window in one.record["windows"]]
+    counts = Counter(reason for window in windows for reason in window["reasons"])
+    causes = " and ".join(_CAUSES[reason] for reason in counts)
+    disturbed = f"{causes} disturbed {sum(bool(window['reasons']) for window in windows)} of {len(windows)} windows"
     half = math.expm1(math.log(figure.high / figure.value)) if figure.high < math.inf else 0.0
     if of_point.disturbed:
-        yield f"noisy: too few undisturbed windows, of {windows} measured: {named}"
+        yield f"noisy: {disturbed}"
     elif half > precision:
         yield f"noisy: ±{100 * half:.2g} % after {figure.n} launches, asked ±{100 * precision:g} %"
-    if reasons and not of_point.disturbed:
-        yield f"disturbed windows left out, of {windows}: {named}"
+    if counts and not of_point.disturbed:
+        yield f"{disturbed}, which are left out"
 
 
 _CAUSES = {
     "others": "other processes",
     "steal": "the hypervisor's other guests",
-    "waiting": "waiting for a processor",
-    "throttled": "throttled by a quota",
+    "waiting": "a busy processor",
+    "throttled": "a quota",
 }
 
 
 def _spread(of_point: Series, statistic: Statistic) -> str:
-    counted = f"{len(of_point.launches)} launches, {of_point.runs} runs"
-    counted += f", {of_point.left_out} disturbed launches left out" if of_point.left_out else ""
+    left_out = f" without {of_point.left_out} disturbed" if of_point.left_out else ""
+    counted = f"{len(of_point.launches)} launches{left_out}, {of_point.runs} runs"
     within = np.array([statistic.log_variance(one.durations) for one in of_point.launches])
     if len(within) < 2 or not np.isfinite(within).all():
         return counted

@@ -92,8 +92,7 @@ class ThroughputStudy(LaunchStudy):
         swept = _swept(case, settings)
         setting = condition(**_setting(*swept[best[0]]))
         point_row = next(one for one in rows if one.condition == setting)
-        words = f"best of {len(swept)} points: {_words(setting)}"
-        yield replace(point_row, condition="{}", detail=f"{words}; {point_row.detail}")
+        yield replace(point_row, condition="{}", detail=f"best of {len(swept)} points: {_words(setting)}")
         if case.baseline is None:
             return
         other, to = self._all(case, settings, results, baseline=True), case.baseline.profile.name

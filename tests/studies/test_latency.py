@@ -104,13 +104,11 @@ def test_a_disturbed_launch_is_left_out_and_a_disturbed_series_bounds_nothing(ma
     found["launch-2"] = results(tmp_path / "one", [9.0], reasons=["others"])["launch-0"]
     row = analyzed(make_case(), found)["p50_ms", '{"batch": 1}']
     assert (row.n, row.ci_high < 1.3) == (4, True)
-    assert "1 disturbed launches left out" in row.detail
+    assert "4 launches without 1 disturbed" in row.detail
     noisy = results(tmp_path / "noisy", [1.0, 1.2, 1.1, 1.0, 1.1], reasons=["others", "steal"])
     row = analyzed(make_case(), noisy)["p50_ms", '{"batch": 1}']
     assert (row.ci_low, row.ci_high) == (0.0, math.inf)
-    assert row.detail.startswith(
-        "noisy: too few undisturbed windows, of 5 measured: other processes in 5, the hypervisor"
-    )
+    assert row.detail.startswith("noisy: other processes and the hypervisor's other guests disturbed 5 of 5 windows")
     assert LatencyStudy().extend(make_case(), SETTINGS, noisy) == {}  # more launches would not end that
 
 
