@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hwbench.cpu import cpu_flags
 from hwbench.errors import UnavailableError
+from hwbench.targets.emulated import OF_THIS_PROCESSOR
 from hwbench.targets.qemu import Qemu, find_qemu
 
 TESTS = Path(__file__).parent
@@ -29,7 +30,12 @@ def launcher(qemu: Qemu) -> Path:
     made = python.with_name(f"python-{CPU.lower()}")
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in qemu.environment(CPU).items())
     command = shlex.join(qemu.command(CPU, qemu.left_out(CPU)))
-    lines = ["#!/bin/sh", f"export {variables}", f'exec {command} -0 "$0" {shlex.quote(str(python))} "$@"']
+    lines = [
+        "#!/bin/sh",
+        f"unset {' '.join(sorted(OF_THIS_PROCESSOR))}",
+        f"export {variables}",
+        f'exec {command} -0 "$0" {shlex.quote(str(python))} "$@"',
+    ]
     made.write_text("\n".join([*lines, ""]))
     made.chmod(0o755)
     return made

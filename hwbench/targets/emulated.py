@@ -25,7 +25,7 @@ from hwbench.worker.protocol import Job, JobResult
 # Of a worker's environment in a system root, what is the host's; everything else there is about the host's own programs.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 # Settings of libraries that choose code for this machine's processor, which the emulated one may not be able to run.
-_OF_THIS_PROCESSOR = frozenset(
+OF_THIS_PROCESSOR = frozenset(
     {
         "OPENBLAS_CORETYPE",
         "OPENBLAS_L2_SIZE",
@@ -79,7 +79,7 @@ class EmulatedTarget(LocalTarget):
         """See `LocalTarget.environment`."""
         mark = self._qemu.environment(self._cpu)
         if self._root is None:
-            own = {name: value for name, value in super().environment().items() if name not in _OF_THIS_PROCESSOR}
+            own = {name: value for name, value in super().environment().items() if name not in OF_THIS_PROCESSOR}
             return own | mark
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         path = os.pathsep.join([str(_worker_code()), str(self._root.packages)])

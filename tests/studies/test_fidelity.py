@@ -16,7 +16,6 @@ import hwbench
 from hwbench import demo
 from hwbench.table import Row
 
-pytestmark = pytest.mark.isa
 LAYERS, LAYER_INPUTS = SETTINGS["fidelity"]["layers"], SETTINGS["fidelity"]["layer_inputs"]
 
 
@@ -38,6 +37,7 @@ def layer_rows(rows, metric: str, status: str = "ok") -> dict[str, Row]:
     return {tensor: row for tensor, row in found if tensor and row.status == status}
 
 
+@pytest.mark.isa
 def test_output_figures_are_what_a_naive_computation_gives(shared):
     reference = bare_outputs(demo.MODEL, shared.x).astype(np.float64)
     output = bare_outputs(shared.deployed("cpu-int8"), shared.x).astype(np.float64)
@@ -56,6 +56,7 @@ def test_output_figures_are_what_a_naive_computation_gives(shared):
         assert row.n == len(shared.x)
 
 
+@pytest.mark.isa
 def test_a_build_that_computes_the_same_has_infinite_sqnr_or_nearly_so(shared):
     assert shared.row("cpu-fp32", "fidelity", "sqnr_db").value > 100
     same, close = (shared.row(profile, "fidelity", "top1_agreement") for profile in ("cpu-fp32", "openvino-int8"))
@@ -64,6 +65,7 @@ def test_a_build_that_computes_the_same_has_infinite_sqnr_or_nearly_so(shared):
     assert close.ci_low < close.value  # other bits: an equal answer on 96 inputs is no equal computation
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("profile", ["cpu-int8", "openvino-int8"])
 def test_layers_come_in_the_order_of_their_own_error(shared, profile):
     rows = shared.rows(profile, "fidelity")
@@ -76,6 +78,7 @@ def test_layers_come_in_the_order_of_their_own_error(shared, profile):
     assert {row.n for row in [*own.values(), *accumulated.values()]} == {LAYER_INPUTS}
 
 
+@pytest.mark.isa
 def test_a_layer_without_figures_says_why(shared):
     for profile in ("cpu-fp32", "cpu-int8", "openvino-int8"):
         for metric in ("own_sqnr_db", "sqnr_db"):
@@ -84,6 +87,7 @@ def test_a_layer_without_figures_says_why(shared):
                 assert re.search("not observable without changing it|computed alone|does not run alone", row.detail)
 
 
+@pytest.mark.isa
 def test_a_layers_figure_is_that_of_its_quantized_tensor_in_the_whole_build(shared):
     tensor, row = next(iter(layer_rows(shared.rows("cpu-int8", "fidelity"), "sqnr_db").items()))
     x, quantize = shared.x[:LAYER_INPUTS], quantize_node(shared, tensor)
@@ -167,10 +171,10 @@ def damaged(model: onnx.ModelProto, initializer: str, factor: float) -> onnx.Mod
 @pytest.mark.parametrize(
     ("make", "initializer", "factor", "layer"),
     [
-        (contrasts, "w1_scale", 4.0, {"a", "ra"}),
+        pytest.param(contrasts, "w1_scale", 4.0, {"a", "ra"}, marks=pytest.mark.isa),
         (contrasts, "w1_quantized", 0.0, {"a", "ra"}),
         (differential_attention, "w1_scale", 4.0, {"v1"}),
-        (differential_attention, "w1_quantized", 0.0, {"v1"}),
+        pytest.param(differential_attention, "w1_quantized", 0.0, {"v1"}, marks=pytest.mark.isa),
     ],
 )
 def test_a_damaged_layer_comes_first_although_errors_after_it_are_larger(tmp_path, make, initializer, factor, layer):
