@@ -49,7 +49,7 @@ def classify(folder: Path, returncode: int, limits: Limits, enforced: Mapping[st
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE)
         status, detail = result["status"], result["detail"]
-        if status == "error" and killed_for_memory:  # the kernel killed a child of the worker
+        if (status == "error" and killed_for_memory) or (status == "oom" and "cap_mib" in enforced):  # maybe of a child
             status, detail = "oom", f"{_beyond(enforced)}: {detail}"
         return Ending(status, detail, result["data"], {**result["usage"], **enforced})
     status, detail = _died(_tail(folder / STDERR_FILE), returncode, limits, enforced, timed_out, killed_for_memory)

@@ -20,8 +20,6 @@ Arch = Literal["x86_64", "aarch64"]
 ARCHITECTURES: tuple[Arch, ...] = get_args(Arch)
 HINT = "apt-get install qemu-user-static"
 _TIMEOUT_S = 30.0
-    "OPENBLAS_CORETYPE",
-)  # variables that choose code for the host's processor, which an emulated one may not run
 _AVX2 = {"AVX2", "FMA3", "X86_V3"}  # numpy's names: before 2.4, and since
 
 

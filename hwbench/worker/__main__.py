@@ -77,6 +77,8 @@ def carry_out(reference: str, context: JobContext) -> tuple[JobStatus, Mapping[s
         task: Task = getattr(import_module(module), name)
         return "ok", task(context), ""
     except (UnavailableError, UnsupportedError) as error:
+        if out_of_memory(cause := str(error.__cause__)):  # a library that did not fit looks like one that is missing
+            return "oom", {}, f"{error}: {cause}"
         return "unavailable", {}, str(error)
     except InputError as error:
         return "error", {REFUSED: True}, str(error)

@@ -36,6 +36,7 @@ _OUT_OF_MEMORY = (
     "Cannot allocate memory",
     "Failed to allocate memory",
     "Memory allocation still failed",
+    "failed to map segment from shared object",
     "CUDA out of memory",
 )
 

@@ -66,6 +66,7 @@ def test_folder_may_be_relative(tmp_path, monkeypatch):
         ("raises", "error", "ValueError: a wrong number"),
         ("memory_error", "oom", "MemoryError"),
         ("runtime_out_of_memory", "oom", "std::bad_alloc"),
+        ("library_out_of_memory", "oom", "failed to map segment"),
         ("returns_no_json", "error", "not JSON serializable"),
         ("segfault", "crash", "died of SIGSEGV\nabout to die"),
         ("exits", "error", "exit status 3 and no result"),

@@ -36,6 +36,11 @@ def raises(job):
     raise ValueError("a wrong number")
 
 
+def library_out_of_memory(job):
+    error = ImportError("libruntime.so: failed to map segment from shared object")
+    raise UnavailableError("the package 'runtime' cannot be imported", "pip install it") from error
+
+
 def runtime_out_of_memory(job):
     raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
 
