@@ -29,6 +29,7 @@ NOT_RUN = [
     r"hwbench targets install aarch64",
     r"hwbench run .+ --studies portability .+",
     r"hwbench export package\.module:make_model .+",
+    r"hwbench compare before\.toml after\.toml --interleave .+",
     r"hwbench run int8\.onnx --reference fp32\.onnx .+",
     r"dask (scheduler|worker tcp://HOST:8786 --nthreads 1)",
     r"hwbench (faults|targets serve) .+ --scheduler tcp://HOST:8786",
