@@ -3,8 +3,8 @@
 The whole takes EfficientNet-Lite0 (random weights, or an ONNX file of yours), 500 random images and the fp32 model's answers
 as labels, three profiles, the default studies and 6 minutes; it is run by hand, on a machine with nothing else to do:
 
-    HWBENCH_BUDGET=6m pytest tests/benchmarks/test_budget.py -k efficientnet -s
-    HWBENCH_BUDGET=6m HWBENCH_MODEL=lite0.onnx HWBENCH_FULL=1 pytest tests/benchmarks/test_budget.py -k efficientnet -s
+    HWBENCH_BUDGET=6m pytest tests/benchmarks/test_run_budget.py -k efficientnet -s
+    HWBENCH_BUDGET=6m HWBENCH_MODEL=lite0.onnx HWBENCH_FULL=1 pytest tests/benchmarks/test_run_budget.py -k efficientnet -s
 
 With ``HWBENCH_FULL`` the run is made once more without a budget, which takes hours, and the intervals of both are compared.
 """
