@@ -1,4 +1,4 @@
-"""The Python API: `run` carries out a run, `Run` reads one."""
+"""The Python API: `run` makes a run, `Run` reads one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
     """A finished or interrupted run.
 
     Args:
-        directory: Where it lies.
+        directory: Its folder.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """What every acceptance rule came to."""
+        """The outcome of every acceptance rule."""
         return [Verdict(**verdict) for verdict in self.record["verdicts"]]
 
     def inputs(self, profile: str) -> PerInput | None:
@@ -119,7 +119,7 @@ def run(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Run:
-    """Build a model for every profile and measure what each build keeps of it.
+    """Build a model for every profile and measure each build.
 
     Args:
         model: The ONNX file.
@@ -128,7 +128,7 @@ def run(
         out: The run directory; default ``results/<model's name>``.
         overwrite: Replace a run that is there.
         resume: Go on with a run that is there.
-        progress: Who is told how it comes along.
+        progress: Receiver of progress.
         settings: Further fields of `hwbench.spec.RunSpec`, e.g. ``studies=["accuracy"]``, ``seed=1``.
 
     Raises:
@@ -146,7 +146,7 @@ def run_spec(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Carry out a specification and write its reports; arguments and errors as in `run`."""
+    """Run a specification and write its reports; arguments and errors as in `run`."""
     place, budget = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem, Budget(spec.budget)
     with prepare(spec) as prepared:
         outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress, budget=budget)
@@ -156,14 +156,14 @@ def run_spec(
 def run_interleaved(
     a: RunSpec, b: RunSpec, out: str | Path, *, overwrite: bool = False, progress: Progress | None = None
 ) -> tuple[Run, Run]:
-    """Carry out two specifications whose timings alternate block by block, so that `compare` pairs them.
+    """Run two specifications whose timings alternate block by block, so that `compare` pairs them.
 
     Args:
         a: The specification to compare with; its run directory is ``out/a``.
         b: The new one, in ``out/b``.
         out: The folder of both.
         overwrite: Replace runs that are there.
-        progress: Who is told how they come along.
+        progress: Receiver of progress.
 
     Raises:
         InputError: Something that was given cannot be used.

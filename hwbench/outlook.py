@@ -97,7 +97,7 @@ class Outlook:
 def look_ahead(prepared: Prepared) -> Outlook:
     """Plan a run as it would be planned, and time one batch of every profile's build.
 
-    A build that is not cached is not made: the model given stands in for it on the profile's backend.
+    A build that is not cached is not made: the given model is timed in its place, on the profile's backend.
     """
     with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
         return _Looking(prepared, targets).outlook()
@@ -139,7 +139,7 @@ class _Looking:
         case = self._prepared.case(profile, subject, reference)
         timed, kind, build_s, detail = self._time(case), "cached", 0.0, ""
         if not is_cached(recipe):
-            kind, detail = "to make", "estimated on the model given: the build is not made yet"
+            kind, detail = "to make", "estimated on the given model: the build is not made yet"
             build_s = self._build_s(recipe, timed)
         if recipe.key in self._builds:
             kind, build_s = "shared", 0.0

@@ -1,4 +1,4 @@
-"""Who is told how a run comes along: the protocol, and the one who tells nobody."""
+"""Progress protocol and a no-op implementation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Who is told how a run comes along. It is only called between jobs, so that nothing runs beside a measurement."""
+    """Receiver of a run's progress. It is called only between jobs: nothing runs beside a measurement."""
 
     def plan(self, jobs: int) -> None:
         """So many jobs are to be done."""
@@ -28,14 +28,14 @@ class Progress(Protocol):
         """
 
     def figures(self, title: str, interim: Callable[[], Interim | None]) -> None:
-        """A part of something long is done; ``interim`` tells how far it is, which may take a moment to compute."""
+        """A part of something long is done; ``interim`` computes the figures so far, which may take a moment."""
 
     def note(self, profile: str, status: str) -> None:
         """A profile is finished."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Shows nothing."""
 
     def plan(self, jobs: int) -> None:
         """Nothing."""

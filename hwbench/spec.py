@@ -30,9 +30,9 @@ class RunSpec(BaseModel):
     calibration: DataSpec | None = Field(None, description="default: the evaluation inputs, without their labels")
     split_calibration: float | None = Field(None, gt=0, lt=1, description="share of `data` held out for calibration")
     profiles: list[str] = Field(min_length=1)
-    studies: list[str] | None = Field(None, description="default: every study but those that say otherwise")
+    studies: list[str] | None = Field(None, description="default: the default set (see README)")
     task: Literal["classification", "regression", "embedding"] | None = Field(
-        None, description="default: told by labels"
+        None, description="default: inferred from output and labels"
     )
     metric: str | None = Field(None, description="`module:callable` of an accuracy metric of your own")
     output: str | None = Field(None, description="the output accuracy is measured on; default: the first")

@@ -1,4 +1,4 @@
-"""Acceptance rules to verdicts: what a run's figures say about a profile's limits."""
+"""Acceptance rules to verdicts: a run's figures compared with a profile's limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outcome = Literal["pass", "fail", "inconclusive", "unavailable"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one acceptance rule of one profile came to.
+    """The outcome of one acceptance rule of one profile.
 
     Attributes:
         profile: The profile.
@@ -24,7 +24,7 @@ class Verdict:
         outcome: pass (the whole interval is inside the limit), fail (outside), inconclusive (it straddles the limit), or
             unavailable (there is no figure).
         limit: The limit asked for.
-        study, metric, condition: The row of the table the rule was held against.
+        study, metric, condition: The row of the table that the rule was compared with.
         value, ci_low, ci_high, unit: That row's figure.
         detail: One sentence for a person.
     """
@@ -201,7 +201,7 @@ def _needed(row: Row, low: float, high: float, limit: float, table: Mapping[tupl
     else:
         needed = stats.inputs_to_decide(stats.shrinking(value, low, high, n), limit, n)
     if needed is None:
-        return f"n = {n} does not decide; with a figure at the limit no number of inputs would"
+        return f"n = {n} does not decide; the figure is at the limit, where no number of inputs would"
     return f"n = {n} does not decide; about {needed} inputs like these would"
 
 

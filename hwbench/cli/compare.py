@@ -1,4 +1,4 @@
-"""``hwbench compare``: two runs side by side, and a gate on regressions."""
+"""``hwbench compare``: two runs side by side, and gates on regressions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwbench.cli.console import console
-from hwbench.cli.options import Json, Out, Overwrite, Quiet
+from hwbench.cli.options import Json, Overwrite, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    a: Annotated[Path, typer.Argument(help="The run to compare with; with --interleave, its specification.")],
-    b: Annotated[Path, typer.Argument(help="The new run; with --interleave, its specification.")],
+    a: Annotated[
+        Path, typer.Argument(help="Directory of the run to compare with; with --interleave, its specification.")
+    ],
+    b: Annotated[Path, typer.Argument(help="Directory of the new run; with --interleave, its specification.")],
     fail_on: Annotated[
         list[str] | None,
-        typer.Option(help="[study.]metric:limit, e.g. p99_ms:10% or accuracy.top1:0.01; may be repeated."),
+        typer.Option(
+            help="Largest worsening allowed, [study.]metric:limit, e.g. p99_ms:10% or accuracy.top1:0.01; may be repeated."
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Show every condition, not only each study's main figures.")
@@ -37,14 +41,18 @@ def command(
     interleave: Annotated[
         bool, typer.Option("--interleave", help="Measure two run specifications alternately, then compare them.")
     ] = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="With --interleave: folder of both runs; default results/compare."),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Put two runs side by side, and fail on a regression.
+    """Compare two runs figure by figure, and fail on a regression.
 
-    Exits with 0 where no gate fails, 1 where one does, 2 on bad input.
+    Accuracy figures are paired by input if both runs evaluated the same data; timings are compared by the ratio over launches.
+    Exits with 0 if no gate fails, 1 if one does, 2 on bad input.
     """
     from hwbench.api import Run
     from hwbench.comparison import compare_runs, evaluate_gates, parse_gate

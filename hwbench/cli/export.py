@@ -16,7 +16,7 @@ def command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")] = Path("model.onnx"),
     framework: Annotated[
-        str | None, typer.Option(help="torch, sklearn or keras; default: told by the model's class.")
+        str | None, typer.Option(help="torch, sklearn or keras; default: inferred from the model's class.")
     ] = None,
     atol: Annotated[float, typer.Option(help="Absolute tolerance of the parity check.")] = 1e-4,
     rtol: Annotated[float, typer.Option(help="Relative tolerance of the parity check.")] = 1e-3,

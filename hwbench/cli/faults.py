@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.options import Budget, Json, Out, Overwrite, Plan, Quiet, Resume, Scheduler, listed
+from hwbench.cli.options import Budget, Json, Overwrite, Plan, Quiet, Resume, Scheduler, listed
 from hwbench.cli.plan import show_plan
 from hwbench.cli.run import carry_out, show
 
@@ -22,7 +22,8 @@ def command(
     profile: Annotated[str, typer.Option(help="A profile's name or path.")],
     trials: Annotated[int | None, typer.Option(help="Faults to try; default 1,000.")] = None,
     ci_half_width: Annotated[
-        float | None, typer.Option(help="Instead: go on until the SDC rate's interval is this narrow, e.g. 0.0025.")
+        float | None,
+        typer.Option(help="Instead of --trials: half-width of the SDC rate's interval at which to stop, e.g. 0.0025."),
     ] = None,
     sampler: Annotated[
         str | None,
@@ -36,7 +37,7 @@ def command(
     confidence: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     faults: Annotated[str | None, typer.Option(help="A CSV list to replay: tensor, element, bit, kind.")] = None,
     save_faults: Annotated[
-        Path | None, typer.Option(help="Write the faults that were tried to a CSV list, for --faults.")
+        Path | None, typer.Option(help="CSV file for the faults that were tried, to replay with --faults.")
     ] = None,
     places: Annotated[
         str,
@@ -57,11 +58,9 @@ def command(
     bits: Annotated[str | None, typer.Option(help="First and last bit of each element, e.g. 24-31.")] = None,
     only_correct: Annotated[bool, typer.Option(help="Count only inputs that are right when fault-free.")] = False,
     tolerance: Annotated[
-        float | None, typer.Option(help="For outputs that are no classifier's: the error that counts.")
+        float | None, typer.Option(help="Absolute error above which a non-classifier output counts as SDC.")
     ] = None,
-    segmented: Annotated[
-        bool, typer.Option(help="Run only what comes after a fault, or a full rebuild per trial.")
-    ] = True,
+    segmented: Annotated[bool, typer.Option(help="Run only what follows a fault, or a full rebuild per trial.")] = True,
     calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
@@ -69,17 +68,19 @@ def command(
     scheduler: Scheduler = None,
     budget: Budget = None,
     plan: Plan = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL-faults.")
+    ] = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Flip bits of the deployed build, one fault a trial, and tell which of them change an answer.
+    """Flip bits of the deployed build, one fault per trial, and measure which of them change an answer.
 
-    Writes a run directory with one line a trial in trials/PROFILE/. The golden output of the cut graph is held against the
-    whole build before the trials, a sample of trials is run again by a full rebuild, and the golden output recomputed at the
-    end.
+    Writes a run directory with one row per trial in trials/PROFILE/. Before the trials, the golden output of the cut graph is
+    compared with the whole build's. Afterwards, a sample of the trials is repeated by a full rebuild, and the golden output
+    is computed again.
     """
     from hwbench.spec import make_spec
 

@@ -51,7 +51,7 @@ def main() -> None:
         app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
-            typer.echo("interrupted: what a run had finished is kept; --resume goes on from there", err=True)
+            typer.echo("interrupted: finished work is kept; --resume continues from there", err=True)
         raise
     except (HwbenchError, OSError) as error:
         if os.environ.get("HWBENCH_DEBUG"):

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Require = Annotated[
     list[str] | None, typer.Option("--require", help="Exit with 3 unless this profile is available; may be repeated.")
 ]
@@ -23,11 +23,11 @@ Scheduler = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Wall time after which the run ends: seconds, 90s, 15m or 1h30m; work that decides a rule comes first."
+        help="Wall time after which the run ends: seconds, 90s, 15m or 1h30m; every study first does its minimum."
     ),
 ]
 Plan = Annotated[
-    bool, typer.Option("--plan", help="Print builds, jobs, passes and an estimate of the time, and do nothing else.")
+    bool, typer.Option("--plan", help="Print builds, jobs, passes and an estimate of the time, then exit.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]

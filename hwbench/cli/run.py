@@ -1,4 +1,4 @@
-"""``hwbench run``: build a model for every profile and measure what each build keeps."""
+"""``hwbench run``: build a model for every profile and measure each build."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def command(
         str | None, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")
     ] = None,
     profiles: Annotated[str | None, typer.Option(help="Profiles, by name or path, separated by commas.")] = None,
-    studies: Annotated[str | None, typer.Option(help="Studies, separated by commas; default: all.")] = None,
+    studies: Annotated[str | None, typer.Option(help="Studies, separated by commas; default: the default set.")] = None,
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
     calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
     split_calibration: Annotated[float | None, typer.Option(help="Share of the data held out for calibration.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="classification, regression or embedding; default: told by the labels.")
+        str | None,
+        typer.Option(help="classification, regression or embedding; default: inferred from output and labels."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
     batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
@@ -49,7 +50,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Build a model for every profile and measure what each build keeps.
+    """Build a model for every profile and measure each build.
 
     Exits with 0 where no acceptance rule fails, 1 where one fails or a job ended in error, 2 on bad input, 3 where a required
     profile is unavailable, 4 where a verdict is inconclusive under --strict.
@@ -89,7 +90,7 @@ def command(
 
 
 def carry_out(spec: RunSpec, out: Path | None, *, overwrite: bool, resume: bool, quiet: bool) -> Run:
-    """Carry out a specification with live progress."""
+    """Run a specification with live progress."""
     from hwbench.api import run_spec
     from hwbench.cli.progress import LiveProgress
 

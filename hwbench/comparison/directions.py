@@ -1,4 +1,4 @@
-"""Which way each metric gets better."""
+"""The direction in which each metric gets better."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """What one gate came to for one figure.
+    """The outcome of one gate for one figure.
 
     Attributes:
         gate: The gate.
@@ -90,7 +90,7 @@ def parse_gate(text: str) -> Gate:
 
 
 def evaluate_gates(gates: Iterable[Gate], comparison: pl.DataFrame) -> list[GateOutcome]:
-    """Hold gates against a comparison.
+    """Apply gates to a comparison.
 
     A gate takes a metric's headline figure (condition ``{}``) where its study has one, else every condition. Without a
     study it takes the metric's own: accuracy for ``top1``, not accuracy under bit flips or noise.
@@ -101,7 +101,7 @@ def evaluate_gates(gates: Iterable[Gate], comparison: pl.DataFrame) -> list[Gate
 
     Raises:
         UnknownNameError: No such study or metric in either run.
-        InputError: It is not known whether more or less of the metric is better.
+        InputError: The direction of improvement of the metric is unknown.
     """
     rows = comparison.to_dicts()
     return [_held(gate, row) for gate in gates for row in _gated(gate, rows)]
@@ -128,8 +128,7 @@ def _held(gate: Gate, row: Mapping[str, Any]) -> GateOutcome:
         return GateOutcome(gate, *place, outcome="unavailable", detail=f"{row['metric']}: {row['verdict']}")
     if not row["direction"]:
         raise InputError(
-            f"--fail-on {gate.text!r}: whether more or less of {gate.metric!r} is better is not known; "
-            "gate another metric"
+            f"--fail-on {gate.text!r}: the direction of improvement of {gate.metric!r} is unknown; gate another metric"
         )
     sign = 1.0 if row["direction"] == "lower" else -1.0
     worse = difference.scaled(sign)

@@ -48,7 +48,7 @@ class Pair:
 
     Attributes:
         difference: B − A; None where the figures cannot be paired.
-        detail: What is paired, or the reason against it.
+        detail: The pairs, or the reason against pairing.
         n: Inputs; None where the figures cannot be paired.
         only_a: Inputs that only run A gets right; None unless the figure is a proportion.
         only_b: Inputs that only run B gets right.
@@ -143,6 +143,6 @@ def _drop(a: Results, b: Results, pair: Pair, primary: str) -> Pair:
     if first is None or second is None or primary not in first.values or primary not in second.values:
         return Pair(None, "no results per input of the references")
     if not np.array_equal(first.values[primary], second.values[primary], equal_nan=True):
-        return Pair(None, "the runs' references gave other values")
+        return Pair(None, "the runs' references gave different values")
     sign = -1.0 if _metric(primary, a.record).higher_is_better else 1.0
     return replace(pair, difference=pair.difference and pair.difference.scaled(sign))

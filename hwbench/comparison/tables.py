@@ -64,10 +64,10 @@ def compare_tables(
     Returns:
         One row per profile, study, metric and condition, with the columns of `COMPARISON_SCHEMA`; the difference is
         b − a. ``verdict`` is better or worse (the difference's interval excludes 0), same (equal figures),
-        inconclusive, different (nobody knows which way is better), ``only in A``, ``only in B``, or ``no figure`` (in
-        neither run). ``paired`` is whether the difference is paired by input or by block, ``pairing`` over what, or the
-        reason against it; ``n`` is the number of inputs or launches, ``only_a`` and ``only_b`` count the inputs that one run
-        alone gets right; ``ratio_low`` and ``ratio_high`` are given where timings are compared by their ratio.
+        inconclusive, different (direction of improvement unknown), ``only in A``, ``only in B``, or ``no figure`` (in
+        neither run). ``paired`` is true if the difference is paired by input or by block; ``pairing`` names the pairs, or the
+        reason against pairing; ``n`` is the number of inputs or launches; ``only_a`` and ``only_b`` count the inputs that one
+        run alone gets right; ``ratio_low`` and ``ratio_high`` are set if timings are compared by their ratio.
     """
     known = {**DIRECTIONS, **(directions or {})}
     renamed = {

@@ -81,4 +81,7 @@ def _ratio(a: pl.DataFrame, b: pl.DataFrame, metric: str, *, interleaved: bool) 
             ratio = stats.ratio_over_launches(both[f"{metric}_b"], both[metric], level=_LEVEL)
             return ratio, f"interleaved, paired over {len(both)} blocks"
     ratio = stats.ratio_of_launches(b[metric], a[metric], _LEVEL)
-    return ratio, f"measured apart, {len(a)} and {len(b)} launches: the machine's own change between them is included"
+    return (
+        ratio,
+        f"measured separately, {len(a)} and {len(b)} launches: changes of the machine between the runs are included",
+    )

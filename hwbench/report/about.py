@@ -1,4 +1,4 @@
-"""Where a run's figures come from: model, data, host, versions, and how each figure was measured."""
+"""Origin of a run's figures: model, data, host, versions, and the method behind each figure."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ from hwbench.report.format import exact, number, size, study_title, when
 from hwbench.report.view import View
 
 METHODS = {
-    "accuracy": "Evaluated in full on the given data, with Clopper and Pearson's exact interval for proportions. The drop is "
-    "the paired difference to the reference on the same inputs: Tango's score interval for proportions, widened where it "
-    "covers too little, else a bootstrap over inputs. It is exact where all outputs are bit-identical, as McNemar's "
-    "p-value is.",
-    "fidelity": "The build's outputs against the reference model's on the same inputs. Layers are looked at only in graphs "
-    "whose output equals that of the uncut build bit for bit. A layer's accumulated error includes what it inherits from the "
-    "layers before it; its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes.",
-    "coverage": "Each ONNX node's device and precision as the runtime reports them after compiling, against what the "
+    "accuracy": "Evaluated on all of the given data. Proportions have Clopper and Pearson's exact interval. The drop is the "
+    "paired difference to the reference on the same inputs. Its interval is Tango's score interval for proportions, widened "
+    "where it covers too little, else a bootstrap over inputs. The drop is exactly 0 if all outputs are bit-identical. "
+    "McNemar's p-value is exact.",
+    "fidelity": "The build's outputs against the reference model's, on the same inputs. Layers are observed only in graphs "
+    "whose output equals the uncut build's bit for bit. A layer's accumulated error includes the error of the layers before "
+    "it. Its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes.",
+    "coverage": "Each ONNX node's device and precision, as the runtime reports them after compiling, against those that the "
     "profile asked for.",
-    "latency": "One inference at a time with inputs bound, after warming up until steady, in several fresh processes "
+    "latency": "One inference at a time with inputs bound, after a warm-up until times are steady, in several fresh processes "
     "(launches). Launch k of every profile precedes launch k + 1 of any, in random order. Windows disturbed by other "
-    "processes, a hypervisor or throttling are measured again. A figure is the geometric mean over launches, its interval "
-    "Student's on the logarithms of the launches' figures; ratios are paired by block.",
+    "processes, a hypervisor or throttling are measured again. A figure is the geometric mean over launches; its interval is "
+    "Student's on the logarithms of the launches' figures. Ratios are paired by block, the launches of the same number.",
     "throughput": "Batch sizes and thread counts are swept in the same launches as the latency; the best point is named.",
-    "lint": "Read off the deployed graph; nothing is run. A finding says what a processor or a runtime will make of the build, "
-    "and the change that cures it.",
+    "lint": "Findings on the deployed graph, without running it: effects that a processor or a runtime will have on the build, "
+    "each with the change that cures it.",
     "scaling": "Latency and throughput over numbers of threads and enforced processor quotas, in launches. Efficiency is the "
-    "throughput per thread against that of one thread; outputs are compared with those of one thread.",
-    "sustained": "Runs follow each other without pause for minutes; the figure is the last window's throughput over the "
+    "throughput per thread over that of the fewest threads. Outputs are compared with those of the first point.",
+    "sustained": "Runs follow each other without pause for minutes. The figure is the last window's throughput over the "
     "first's. Windows in which other processes used the machine are rejected.",
-    "least_memory": "A bisection over enforced caps. Every trial is a fresh process, started with none of its files in memory; "
-    "the figure is the smallest cap under which loading and running succeed.",
+    "least_memory": "A bisection over enforced caps. Every trial is a fresh process, started with none of its files in memory. "
+    "The figure is the smallest cap under which loading and running succeed.",
     "portability": "The same build on other processors' instruction sets, emulated by QEMU, against the reference and against "
-    "this processor. Where outputs differ, layers are compared in graphs whose output equals that of the uncut build bit for "
-    "bit on both machines.",
+    "this processor. If outputs differ, layers are compared in graphs whose output equals the uncut build's bit for bit on "
+    "both machines.",
     "memory": "Peak of the whole process tree, anonymous and file-backed memory apart. A cap is enforced by the "
     "operating system.",
-    "bit_flips": "Each stored bit has one uniform number per draw and flips where that lies below the rate, so that "
-    "error sets are nested and shared between profiles. Each draw runs on inputs of its own; draws go on, look after look, "
-    "until the mean loss is shown to be on one side of the limit. Intervals hold for unseen draws and inputs and at every look "
-    "(Gaffke's bound of a bounded mean, alpha spending); of metrics without bounds they are bootstrapped.",
+    "bit_flips": "Each stored bit has one uniform number per draw and flips if that is below the rate: errors at one rate "
+    "include those at lower rates, and builds that store the same tensor share them. Each draw runs on inputs of its own. "
+    "Sampling is sequential: it ends when the mean loss is shown to be on one side of the limit, or when its effort is spent. "
+    "Intervals cover unseen draws and inputs, at every look (Gaffke's bound for a bounded mean, with alpha spending). Those of "
+    "unbounded metrics are bootstrapped and cover only the kinds of failure that were drawn.",
     "faults": "One fault at a time in the stored numbers of the deployed build, run over the inputs and compared with the "
     "fault-free output. Rates are over (fault, input) pairs; their intervals are clustered by fault.",
-    "memory_errors": "Simulated chips whose cells fail at a supply voltage, or at a failure-in-time rate over hours; what "
-    "fails at one voltage fails at every lower one. Protection decodes each word as its code would. Energy follows V².",
-    "worst_case": "A search for the flips that hurt most. What it finds is a bound from one side: fewer flips may do.",
-    "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped; the same draw serves every "
-    "strength and build. Draws go on until the interval, which holds for "
-    "unseen draws and inputs, is narrow enough or more draws would add little to what the inputs leave open.",
+    "memory_errors": "Simulated chips whose cells fail at a supply voltage, or at a failure-in-time rate over hours. Cells "
+    "that fail at one voltage fail at every lower one. Protection decodes each word as its code would. Energy follows V². "
+    "Chips are sampled until the interval, which covers unseen chips and inputs, is narrow enough.",
+    "worst_case": "A search for the flips that hurt most. The result is an upper bound on the minimum number of flips.",
+    "noise": "Input noise has variance var(x)/10^(SNR/10) per sample and is not clipped. The same draws serve every strength "
+    "and build. Sampling is sequential: it ends when the interval, which covers unseen draws and inputs, is narrow enough, or "
+    "when more draws would narrow it little because the inputs dominate.",
 }
-_UNLABELED = "none: accuracy is unavailable; builds are judged by how they agree with the reference"
+_UNLABELED = "none: accuracy is unavailable; builds are judged by their agreement with the reference"
 _GENERAL = (
     "Verdicts",
     "A rule passes if the whole interval is inside its limit, fails if the whole interval is outside, and is "
@@ -60,24 +62,25 @@ _GENERAL = (
 
 
 def methods(view: View) -> list[tuple[str, str]]:
-    """How the figures of this run were measured, one sentence or two per study."""
+    """The methods behind this run's figures, a few sentences per study."""
     texts = [(study_title(study), METHODS[study]) for study in view.studies if study in METHODS]
     return [_GENERAL, *texts, *_budget(view)]
 
 
 def _budget(view: View) -> list[tuple[str, str]]:
-    """The time that the run was given, where it was, what took it and what was declined."""
+    """The run's budget, if it had one, how it was spent and the work that was declined."""
     budget = view.section("budget")
     if not budget.get("seconds"):
         return []
     spent = sorted(budget["job_s"].items(), key=lambda item: -item[1])
+    jobs = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in spent)
     parts = [
-        f"The run was given {format_duration(budget['seconds'])} and took {format_duration(budget['wall_s'])} until "
-        f"its reports. Its jobs, some of them at once, took: {', '.join(f'{name} {format_duration(s)}' for name, s in spent)}."
+        f"The budget was {format_duration(budget['seconds'])}; the run took {format_duration(budget['wall_s'])} before "
+        f"its reports were written. Time in jobs, some of which ran at once: {jobs}."
     ]
     if budget["declined"]:
         left_out = ", ".join(f"{one['study']} of {one['profile']}" for one in budget["declined"])
-        parts.append(f"Work was declined in: {left_out}.")
+        parts.append(f"Jobs were declined in: {left_out}.")
     return [("Budget", " ".join(parts))]
 
 

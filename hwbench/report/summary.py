@@ -46,7 +46,7 @@ _NAMED_RULES = {"as_asked": "Runs as asked", "fits_memory": "Fits in memory", "m
 
 
 def conclusion(view: View) -> str:
-    """How many profiles pass, and what became of the others."""
+    """The number of profiles that pass, and the outcome of the others."""
     if not view.profiles:
         return "No profile was run."
     outcomes: Counter[str] = Counter(view.outcome(profile) for profile in view.profiles)
@@ -61,7 +61,7 @@ def conclusion(view: View) -> str:
         for key, (one, many) in _OUTCOME_PHRASES.items()
         if outcomes[key]
     ]
-    unlabeled = f"{NO_LABELS.capitalize()}: builds are judged by how they agree with the reference."
+    unlabeled = f"{NO_LABELS.capitalize()}: builds are judged by their agreement with the reference."
     return " ".join([first, *([f"{', '.join(rest)}."] if rest else []), *([unlabeled] if view.is_unlabeled else [])])
 
 
@@ -118,7 +118,7 @@ def verdict_cell(verdict: Verdict | None) -> Cell:
 
 
 def verdict_figure(verdict: Verdict) -> tuple[str, ...]:
-    """The figure a rule was held against, and its interval, as far as there are such."""
+    """The figure that a rule was compared with and its interval, if there are any."""
     if verdict.value is None:
         return ()
     if verdict.rule == "as_asked":

@@ -78,4 +78,4 @@ def _rows(study: str, metric: str, over: Figures, unit: str, detail: str) -> Ite
     count = f"{over.left_out} of {over.whole.n} outputs are not finite"
     yield row(study, metric, over.whole, unit, detail="; ".join(part for part in (detail, count) if part))
     if over.finite is not None:
-        yield row(study, metric, over.finite, unit, condition(outputs="finite"), f"without those: {count}")
+        yield row(study, metric, over.finite, unit, condition(outputs="finite"), f"over the finite outputs: {count}")

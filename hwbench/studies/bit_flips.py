@@ -1,4 +1,4 @@
-"""Bit flips: accuracy of a build whose stored bits each fail with a probability p, and the p it can stand."""
+"""Bit flips: accuracy of a build whose stored bits each fail with a probability p, and the p that it tolerates."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _tolerated(
             open_rates.append(ber)
     detail = f"mean loss of {case.primary.name} within {limit:g} by the interval's upper bound"
     if bounds(case.primary) is None:
-        detail += ", a bootstrap's, in which a draw of a kind that was not seen is missing"
+        detail += ", bootstrapped: kinds of failure that no draw hit are not covered"
     lowest, highest = min(losses), max(losses)
     if open_rates:
         detail = f"not decided from {open_rates[0]:g} to {open_rates[-1]:g}: {detail}"

@@ -39,7 +39,7 @@ _PATIENCE = 2
 
 
 class LeastMemorySettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     slowdown: float = Field(
         3.0, gt=1, description="a trial so many times slower than without a cap is thrashing, and has failed"

@@ -1,4 +1,4 @@
-"""What a fault campaign can be told."""
+"""Settings of a fault campaign."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SELECTION = ("sampler", "inputs_per_fault", "places", "kind", "width", "tensors
 
 
 class FaultsSettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     sampler: Literal["uniform", "stratified", "exhaustive"] | None = Field(
         None, description="default: stratified for ci_half_width, else uniform"
     )
     trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
     ci_half_width: float | None = Field(
-        None, gt=0, lt=0.5, description="go on until the SDC rate's interval is this narrow"
+        None, gt=0, lt=0.5, description="half-width of the SDC rate's interval at which to stop"
     )
     inputs_per_fault: int | None = Field(
         None, gt=0, description="inputs of each trial; default: chosen by a pilot for ci_half_width, else all"
@@ -44,7 +44,7 @@ class FaultsSettings(Settings):
     bits: Range | None = Field(None, description="first and last bit of each element")
     only_correct: bool = Field(False, description="count only inputs that are right when fault-free")
     tolerance: float | None = Field(
-        None, gt=0, description="for outputs that are no classifier's: the error that counts"
+        None, gt=0, description="absolute error above which a non-classifier output counts as SDC"
     )
     segmented: bool = Field(True, description="false: a full rebuild per trial")
     shard: int | None = Field(

@@ -161,9 +161,9 @@ def _looked_at(layer: Layer, theirs: Layer, n: int, results: Mapping[str, JobRes
     own_db = own.result().sqnr_db
     agreement = _agreement(layer, built, alone)
     if agreement < min(_FLOAT_DB, own_db + _CLEAR_DB):
-        why = f"computed alone, the layer gives other values than in the build (SQNR {agreement:.3g} dB)"
+        why = f"computed alone, the layer differs from the same layer in the build (SQNR {agreement:.3g} dB)"
         return _LookedAt(layer, errors, detail=why)
-    remark = "" if math.isinf(agreement) else f"computed alone, it is as in the build to {agreement:.3g} dB"
+    remark = "" if math.isinf(agreement) else f"computed alone, it matches the build to {agreement:.3g} dB (SQNR)"
     return _LookedAt(layer, errors, own_db, remark)
 
 
@@ -183,7 +183,7 @@ def _worst(sqnr_db: float | None) -> float:
 
 def _rows(result: FidelityResult, setting: str, detail: str = "") -> Iterator[Row]:
     n = result.samples
-    broken = f"{result.non_finite} values are not finite and left out" if result.non_finite else detail
+    broken = f"{result.non_finite} values that are not finite are left out" if result.non_finite else detail
     yield Row("fidelity", "max_abs_error", setting, result.max_abs_error, n=n, detail=broken)
     yield Row("fidelity", "mean_abs_error", setting, result.mean_abs_error, n=n, detail=broken)
     yield Row("fidelity", "sqnr_db", setting, result.sqnr_db, "dB", n=n, detail=broken)

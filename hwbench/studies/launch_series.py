@@ -250,7 +250,7 @@ def _noise(of_point: Series, precision: float, figure: Estimate) -> Iterator[str
     if of_point.disturbed:
         yield f"noisy: {disturbed}"
     elif half > precision:
-        yield f"noisy: ±{100 * half:.2g} % after {figure.n} launches, asked ±{100 * precision:g} %"
+        yield f"noisy: ±{100 * half:.2g} % after {figure.n} launches, wanted ±{100 * precision:g} %"
     if counts and not of_point.disturbed:
         yield f"{disturbed}, which are left out"
 

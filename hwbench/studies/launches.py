@@ -25,19 +25,19 @@ T = TypeVar("T")
 class LaunchSettings(Settings):
     """Settings of a study of time."""
 
-    launches: int = Field(5, ge=2, description="fresh processes, in blocks over all profiles")
+    launches: int = Field(5, ge=2, description="fresh processes per profile, in blocks over all profiles")
     max_launches: int = Field(
-        20, ge=2, description="processes at most, where the spread of the first ones asks for more"
+        20, ge=2, description="processes per profile at most, if the first ones do not give the precision"
     )
     precision: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="half-width of the interval, as a share of the figure, that further launches aim at",
+        description="wanted half-width of the interval, as a share of the figure",
     )
     windows: int = Field(3, ge=1, description="windows of runs in each process")
-    window_s: float = Field(0.1, gt=0, description="time spent measuring each window")
-    warm_up_s: float = Field(1.0, gt=0, description="time that warming up takes at most")
+    window_s: float = Field(0.1, gt=0, description="length of a window, in seconds")
+    warm_up_s: float = Field(1.0, gt=0, description="length of the warm-up at most, in seconds")
 
 
 def point(settings: LaunchSettings, batch: int, options: Mapping[str, Any], runs: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hwbench.worker.protocol import Job, JobResult
 
 
 class LintSettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     targets: tuple[str, ...] = tuple(TARGETS)
 

@@ -19,7 +19,7 @@ from hwbench.worker.protocol import Job, JobResult
 
 
 class MemorySettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     runs: int = Field(20, gt=0, description="runs at batch 1 after loading")
     launches: int = Field(3, ge=1, description="fresh processes")

@@ -1,4 +1,4 @@
-"""What the memory-errors study can be told, and the points at which it measures."""
+"""Settings of the memory-errors study, and the points at which it measures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FitSettings(Settings):
 
 
 class MemoryErrorsSettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     table: Annotated[tuple[tuple[float, float], ...], NamesFile()] = Field(
         SRAM_14NM.points,
@@ -72,7 +72,7 @@ class MemoryErrorsSettings(Settings):
         None, description="supply voltages, relative to Vmin; default: the table's"
     )
     temperature_table: Annotated[tuple[tuple[float, float], ...] | None, NamesFile()] = Field(
-        None, description="a CSV file with the columns temperature_c and ber, or such pairs; no part is like another"
+        None, description="a CSV file with the columns temperature_c and ber, or such pairs; parts differ"
     )
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
         None, description="temperatures of the memory in °C; default: the table's"

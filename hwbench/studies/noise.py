@@ -25,10 +25,10 @@ class NoiseSettings(Settings):
         (30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise"
     )
     impulse_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.01, 0.05, 0.1), description="share of input elements set to the sample's extremes"
+        (0.01, 0.05, 0.1), description="shares of input elements set to the sample's extremes"
     )
     weight_sigmas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
-        (0.005, 0.01, 0.02, 0.05), description="of weight noise, relative to the stored range"
+        (0.005, 0.01, 0.02, 0.05), description="standard deviations of weight noise, relative to the stored range"
     )
     draws: int | None = Field(
         None,
@@ -87,7 +87,7 @@ class NoiseStudy(Study):
         samplings = list(_samplings(case, settings))
         rows: list[Row] = []
         if (settings.snr_db or settings.impulse_rates) and not _has_floating_input(case):
-            why = "no input of this model is a floating-point tensor, so there is none to add noise to"
+            why = "no input of this model is a floating-point tensor; noise on inputs needs one"
             rows.append(self.missing("unavailable", why))
         for sampling in samplings:
             if not sampling.restored(results):

@@ -36,7 +36,7 @@ _INT8 = (
 
 
 class PortabilitySettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     targets: tuple[str, ...] = Field(
         (NATIVE, "x86_64/Haswell", "x86_64/Nehalem", "aarch64/cortex-a53"),
@@ -172,8 +172,8 @@ class PortabilityStudy(Study):
         verdict = (
             "the same, bit for bit" if pair.equal
             else "the same but for the rounding of floats" if not pair.departs
-            else "rounded otherwise in places, as close to the reference" if portable
-            else f"other numbers, {loss:.1f} dB further from the reference"
+            else "rounded differently in places, as close to the reference" if portable
+            else f"different values, {loss:.1f} dB further from the reference"
         )  # fmt: skip
         yield Row(self.name, LOSS, condition(target=target), loss, "dB", n=case.data.n, detail=verdict)
         yield Row(self.name, PORTABLE, condition(target=target), float(portable), n=case.data.n, detail=verdict)
@@ -194,13 +194,14 @@ class PortabilityStudy(Study):
                 continue
             pair = _compared(pairs(ours, theirs, layer), exact=layer.scale is not None)
             if pair.departs:
-                detail = f"{layer.op_type}: the first layer that departs"
-                detail += f", of those that can be looked at; {unseen_layers} before it cannot" if unseen_layers else ""
+                kind = "observable layer" if unseen_layers else "layer"
+                detail = f"{layer.op_type}: the first {kind} that differs"
+                detail += f"; {unseen_layers} before it cannot be observed" if unseen_layers else ""
                 yield Row(self.name, "sqnr_db", at, pair.figures.sqnr_db, "dB", n=int(ours.data["n"]), detail=detail)
                 return
 
     def _circumstances(self, case: Case, results: Mapping[str, JobResult], target: str) -> str:
-        """How the target computes int8, and the versions that differ from this processor's: a second factor."""
+        """The target's int8 instructions and runtime version, with a note where that is not this processor's."""
         runtime = case.subject.backend_type.runtime
         probe, native = results[f"{target} probe"], results[f"{NATIVE} probe"]
         if not (probe.ok and native.ok):
@@ -209,7 +210,7 @@ class PortabilityStudy(Study):
         level = next((name for name in _INT8 if name in probe.data["isa"]), "")
         parts = [level, f"{runtime} {there.get(runtime, '')}"]
         if there.get(runtime) != here.get(runtime):
-            parts.append(f"second factor: natively {runtime} {here.get(runtime, '')}")
+            parts.append(f"runtime version mismatch: natively {runtime} {here.get(runtime, '')}")
         parts += [f"qemu {there['qemu']}"] if "qemu" in there else []
         return "; ".join(part for part in parts if part)
 

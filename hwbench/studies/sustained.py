@@ -27,7 +27,7 @@ _HELD_BACK = 0.01  # share of a window's time that a quota may hold the build ba
 
 
 class SustainedSettings(Settings):
-    """What the study can be told."""
+    """Study settings."""
 
     minutes: float = Field(2.0, gt=0, description="how long the load lasts")
     windows: int = Field(12, ge=3, description="windows that this time is cut into")

@@ -98,7 +98,7 @@ def test_the_change_of_the_drop_is_that_of_the_accuracy_where_the_references_agr
     other = measured(flipped(18))
     other.per_input["reference"] = PerInput(300, {"top1": flipped(1)})
     row = row_of(measured(), other, "accuracy_drop")
-    assert (row["paired"], row["pairing"]) == (False, "the runs' references gave other values")
+    assert (row["paired"], row["pairing"]) == (False, "the runs' references gave different values")
 
 
 def test_bit_identical_outputs_are_an_exact_zero_and_equal_answers_are_not():

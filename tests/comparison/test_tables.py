@@ -207,7 +207,7 @@ def test_unknown_names_get_the_nearest_one(gate, message):
 
 
 def test_a_metric_without_a_direction_cannot_be_gated():
-    with pytest.raises(InputError, match="whether more or less of 'upsets' is better"):
+    with pytest.raises(InputError, match="direction of improvement of 'upsets' is unknown"):
         outcome("upsets:1", row("upsets", 1.0, study="radiation"), row("upsets", 2.0, study="radiation"))
 
 

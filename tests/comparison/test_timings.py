@@ -86,7 +86,7 @@ def test_runs_measured_apart_are_compared_launch_against_launch(names):
     assert not row["paired"]
     assert row["verdict"] == "inconclusive"
     assert gate(a, b, "p50_ms:10%").outcome == "inconclusive"
-    assert "measured apart, 5 and 5 launches" in gate(a, b, "p50_ms:10%").detail
+    assert "measured separately, 5 and 5 launches" in gate(a, b, "p50_ms:10%").detail
 
 
 def test_the_best_points_throughput_is_compared_best_to_best():

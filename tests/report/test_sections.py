@@ -162,7 +162,7 @@ def test_facts_of_an_old_run_without_keys_are_left_out():
         {"data": {"labels": False}, "host": None, "model": {"inputs": "x"}, "profiles": {"p": None}}, to_frame([]), []
     )
     assert data_facts(view) == [
-        ("Labels", "none: accuracy is unavailable; builds are judged by how they agree with the reference")
+        ("Labels", "none: accuracy is unavailable; builds are judged by their agreement with the reference")
     ]
     assert host_facts(view) == model_facts(view) == []
     assert details(view)[0].facts == ()
@@ -201,7 +201,7 @@ def test_what_ran_is_worded():
 
 def test_portability_names_what_is_lost_where_and_first_at_which_layer():
     at = {"target": "x86_64/Haswell"}
-    verdict = "other numbers, 20.8 dB further from the reference"
+    verdict = "different values, 20.8 dB further from the reference"
     rows = [
         Row(
             "portability", "sqnr_db", condition(target="native"), 35.8, "dB", n=256, detail="avx512_vnni; onnxruntime 1"
@@ -224,7 +224,11 @@ def test_portability_names_what_is_lost_where_and_first_at_which_layer():
     assert figures.columns == ("Profile", "native", "x86_64/Haswell", "aarch64/max")
     ((_, native, haswell, arm),) = figures.rows
     assert (native.text, haswell.text, haswell.tone, arm.tone) == ("35.8 dB", "15.0 dB", "fail", "unavailable")
-    assert haswell.notes == (verdict, "same best class as here: 0.988", f"first at {HOSTILE} (Conv), 11.9 dB from here")
+    assert haswell.notes == (
+        verdict,
+        "top-1 agreement with this processor: 0.988",
+        f"first difference at {HOSTILE} (Conv), SQNR 11.9 dB",
+    )
     assert [row[1].text for row in targets.rows] == [
         *("avx512_vnni; onnxruntime 1", "avx2; onnxruntime 1; qemu 7", "unavailable: no QEMU")
     ]

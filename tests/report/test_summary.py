@@ -44,7 +44,7 @@ def test_a_profile_that_ran_is_never_counted_as_one_that_could_not_run():
     view = View({"data": {"labels": False}}, to_frame(rows), rules)
     assert summary.conclusion(view) == (
         "0 of 1 profiles meet every acceptance rule. 1 is inconclusive. "
-        "The data have no labels: builds are judged by how they agree with the reference."
+        "The data have no labels: builds are judged by their agreement with the reference."
     )
     assert view.reason("p") == "max_accuracy_drop: the data have no labels"
     assert summary.comparison(view).columns == ("Profile", "Fidelity (SQNR)")

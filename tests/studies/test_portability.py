@@ -111,8 +111,8 @@ def test_every_target_is_held_against_the_reference_and_against_this_processor(r
 @needs_x86
 def test_another_version_of_the_runtime_is_told_as_a_second_factor(run):
     told = figure(run, "u8s8", "sqnr_db", target="aarch64/cortex-a53").detail
-    assert "onnxruntime 1.26.0; second factor: natively onnxruntime" in told
-    assert "second factor" not in figure(run, "u8s8", "sqnr_db", target="x86_64/Haswell").detail
+    assert "onnxruntime 1.26.0; runtime version mismatch: natively onnxruntime" in told
+    assert "mismatch" not in figure(run, "u8s8", "sqnr_db", target="x86_64/Haswell").detail
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_layers_that_cannot_be_looked_at_are_named_before_the_first_that_departs
     first, second = rows["sqnr_db", at["first"]], rows["sqnr_db", at["second"]]
     assert (first.status, first.detail) == ("unavailable", "on x86_64/Haswell: not observable without changing it")
     assert (second.status, second.n) == ("ok", 5)
-    assert second.detail == "Relu: the first layer that departs, of those that can be looked at; 1 before it cannot"
+    assert second.detail == "Relu: the first observable layer that differs; 1 before it cannot be observed"
     assert ("sqnr_db", at["y"]) not in rows
 
 

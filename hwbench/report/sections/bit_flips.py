@@ -1,4 +1,4 @@
-"""Bit errors: what a build keeps of its accuracy while its stored bits flip."""
+"""Bit errors: accuracy of a build while its stored bits flip."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ def _charts(view: View) -> tuple[Chart, ...]:
         (
             view.primary,
             metric_title(view.primary),
-            "Mean over draws; the band is its interval for unseen draws and inputs. Dotted: the reference, no bit errors.",
+            "Mean over draws. The band is its interval for unseen draws and inputs. Dotted: the reference without bit errors.",
         ),
-        ("sdc_rate", "Silent data corruption", "Inputs whose answer looks valid but is no longer the fault-free one."),
+        (
+            "sdc_rate",
+            "Silent data corruption",
+            "Share of inputs whose output is finite, but whose answer differs from the fault-free one.",
+        ),
     ]
     if any(row.value for _, row in view.sweep("bit_flips", "due_rate", "ber")):
-        kinds.append(
-            ("due_rate", "Detected failures", "Inputs whose output is NaN or infinite: wrong, but not silently so.")
-        )
+        kinds.append(("due_rate", "Detected failures", "Share of inputs whose output is NaN or infinite."))
     drawn = (
         curve(view, "bit_flips", metric, "ber", "Bit error rate", f"{title} against bit error rate", caption)
         for metric, title, caption in kinds
     )
     title = f"{metric_title(view.primary)} over finite outputs against bit error rate"
     caption = (
-        "Where some outputs are infinite: the figure over the others. The share left out is the detected failures."
+        "The figure over finite outputs, if some are infinite. The detected failures are the share that is left out."
     )
     finite = curve(view, "bit_flips", view.primary, "ber", "Bit error rate", title, caption, outputs="finite")
     return tuple(chart for chart in (*drawn, finite) if chart)
@@ -62,7 +64,7 @@ def _tolerated(view: View) -> Table:
         if (row := view.row(profile, "bit_flips", "tolerated_ber")) is not None and row.status == "ok"
     )
     return Table(
-        ("Profile", "Bit error rate", "Shown to be tolerated … not shown to exceed", "What that means"),
+        ("Profile", "Bit error rate", "Shown to be tolerated … not shown to exceed the limit", "Note"),
         rows,
         "Tolerated bit error rate",
         numeric=False,

@@ -1,4 +1,4 @@
-"""Noise: what a build keeps of its accuracy while inputs or weights are disturbed."""
+"""Noise: accuracy of a build while its inputs or weights are disturbed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def section(view: View) -> Section | None:
         return None
     return Section(
         "Noise on inputs and weights",
-        "The same noise is drawn for every profile and every strength, so that the curves differ by the build alone.",
+        "Every profile and every strength gets the same draws of noise; curves differ by the build alone.",
         tuple(drawn),
     )

@@ -1,4 +1,4 @@
-"""Portability: whether each build gives the same numbers on other processors' instruction sets."""
+"""Portability: outputs of each build on other processors' instruction sets, compared with those here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def section(view: View) -> Section | None:
     )
     return Section(
         "Will it be the same on their machines?",
-        "Each build, the same file, ran on other processors' instruction sets, emulated. A figure is how near the outputs are "
-        "to the reference's (SQNR); under it, what is lost against this processor and the first layer whose numbers differ.",
+        "Each build, the same file, ran on other processors' instruction sets, emulated. A figure is the SQNR of the outputs "
+        "against the reference's; under it, the loss against this processor and the first layer whose values differ.",
         tables=(Table(("Profile", *targets), body), _circumstances(view, profiles, targets)),
     )
 
@@ -44,7 +44,9 @@ def _cell(view: View, profile: str, target: str) -> Cell:
     tone: Tone = "pass" if portable.value else "fail"
     notes = (
         portable.detail,
-        "" if agreement is None or agreement.value == 1.0 else f"same best class as here: {figure_text(agreement)}",
+        ""
+        if agreement is None or agreement.value == 1.0
+        else f"top-1 agreement with this processor: {figure_text(agreement)}",
         _first_layer(view, profile, target),
     )
     return Cell(figure_text(figure), tuple(note for note in notes if note), tone)
@@ -55,20 +57,20 @@ def _first_layer(view: View, profile: str, target: str) -> str:
         at = settings(row.condition)
         if at.get("target") == target and "tensor" in at and row.status == "ok":
             operator = row.detail.partition(":")[0]
-            of_those = " of those that can be looked at" if "cannot" in row.detail else ""
-            return f"first{of_those} at {at['tensor']} ({operator}), {number(row.value or 0.0)} dB from here"
+            observable = "observable " if "observable" in row.detail else ""
+            return f"first {observable}difference at {at['tensor']} ({operator}), SQNR {number(row.value or 0.0)} dB"
     return ""
 
 
 def _circumstances(view: View, profiles: list[str], targets: list[str]) -> Table:
-    """What each target computes int8 with, and which versions ran there: these may differ too."""
+    """The int8 instructions and the versions of each target, which may differ too."""
     body = []
     for target in targets:
         rows = [view.row(profile, _STUDY, "sqnr_db", condition(target=target)) for profile in profiles]
-        told = dict.fromkeys(_told(row) for row in rows if row is not None)
-        body.append((Cell(target), Cell(next(iter(told), ""), tuple(told)[1:])))
+        details = dict.fromkeys(_detail(row) for row in rows if row is not None)
+        body.append((Cell(target), Cell(next(iter(details), ""), tuple(details)[1:])))
     return Table(("Target", "What ran there"), tuple(body), "The targets", numeric=False)
 
 
-def _told(row: Row) -> str:
+def _detail(row: Row) -> str:
     return row.detail if row.status == "ok" else f"{row.status}: {row.detail}"

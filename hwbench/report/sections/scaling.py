@@ -1,4 +1,4 @@
-"""Scaling: speed over threads and over processor quotas, and whether the answers stay the same."""
+"""Scaling: speed and answers over numbers of threads and over processor quotas."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def section(view: View) -> Section | None:
     )
     return Section(
         "Scaling: threads and processor time",
-        "What is left of the speed with fewer threads or less processor time. Efficiency is the speed-up over the first point "
-        "per thread added; answers are held against those of the first point.",
+        "Speed with fewer threads or less processor time. Efficiency is the speed-up over the first point as a share of the "
+        "threads added. Answers are compared with those of the first point.",
         tuple(charts),
         (
             Table(

@@ -1,4 +1,4 @@
-"""The trade-off between latency and accuracy, with the profiles that no other one beats."""
+"""The trade-off between latency and accuracy, with the profiles on the Pareto front."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def section(view: View) -> Section | None:
         "Latency against accuracy",
         spec,
         tuple(profile for profile, _, _ in pairs),
-        "Bars are intervals. The dashed line is the Pareto front: no other profile is at least as accurate and faster by "
-        "an interval that does not overlap.",
+        "Bars are intervals. The dashed line is the Pareto front: no other profile is at least as accurate and faster with "
+        "disjoint intervals.",
         figures,
     )
     names = [profile for profile, _, _ in pairs if profile in front]
