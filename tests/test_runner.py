@@ -370,7 +370,7 @@ def test_a_model_without_labels_and_classes_is_no_regression(tmp_path):
     report = (run.path / "report.md").read_text()
     assert "RMSE" not in report
     assert "could not run" not in report
-    assert "The data have no labels: builds are judged by how they agree with the reference." in report
+    assert "The data have no labels: builds are judged by their agreement with the reference." in report
     assert re.search(r"\| Profile \| Fidelity \(SQNR\)", report)
     assert "RMSE" not in (run.path / "report.html").read_text()
 
