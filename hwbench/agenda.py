@@ -1,4 +1,4 @@
-"""Which job of a run is next, for how long it may run, and which are declined because the budget is spent."""
+"""Order of a run's jobs, the time each may take, and the jobs declined because the budget is spent."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Agenda:
         return [job for job in self.waiting(exclusive=True).values() if self._round(job) <= self.round]
 
     def affords(self, job: Job) -> bool:
-        """Whether there is time for a job that measures time or memory: the first few of a study go before all else."""
+        """True if there is time for a job that measures time or memory: the first few of a study go before all else."""
         if not self._budget.limited:
             return True
         is_first = all(len(plan.done(self._results)) < _FIRST for plan, _ in self._uses(job))
@@ -165,7 +165,7 @@ class Agenda:
         return min(alone, self._alone) + together / self._at_once
 
     def _can_be_cut(self, job: Job) -> bool:
-        """Whether a job is of use if only some of its variants are run."""
+        """True if a job is of use with only some of its variants run."""
         return len(job.variants) > 1 and all(plan.can_be_cut for plan, _ in self._uses(job))
 
     def _is_hopeless(self, job: Job, share: float) -> bool:

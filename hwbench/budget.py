@@ -35,7 +35,7 @@ class Budget:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a budget."""
+        """True if there is a budget."""
         return self.seconds is not None
 
     @property
@@ -49,7 +49,7 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """Whether it is spent."""
+        """True once it is spent."""
         return self.left <= 0
 
     @property
@@ -77,7 +77,7 @@ class Budget:
         self._declined.setdefault((profile, study), []).append(job)
 
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` says of it: ``job_s`` counts jobs that ran at once one by one."""
+        """Its entry in ``run.json``; ``job_s`` adds up the time of jobs that ran at once."""
         return {
             "seconds": self.seconds,
             "wall_s": round(time.monotonic() - self._began, 3),

@@ -175,7 +175,7 @@ def make_build(
 
 
 def is_cached(recipe: Recipe) -> bool:
-    """Whether the cache holds the build."""
+    """True if the cache holds the build."""
     return (cache_home() / "builds" / recipe.key / MANIFEST).is_file()
 
 

@@ -18,7 +18,7 @@ _SEGMENTED = 0.1
 
 @dataclass(frozen=True)
 class _Facts:
-    """What an estimate needs of a job."""
+    """The facts of a job that an estimate needs."""
 
     session: str
     alike: str  # the session with other options: those of a job that has the machine for itself differ
@@ -37,7 +37,7 @@ class _Facts:
 
 
 class Costs:
-    """What jobs take. A session is a build with its options on its machine."""
+    """Estimates of the time that jobs take. A session is a build with its options on its machine."""
 
     def __init__(self) -> None:
         self._load_s: dict[str, float] = {}
@@ -73,12 +73,12 @@ class Costs:
         self._factors[facts.session, facts.kind] = seconds / max(expected, 1e-6)
 
     def known(self, job: Job) -> bool:
-        """Whether the job's session was timed."""
+        """True if the job's session was timed."""
         facts = self._of(job)
         return facts.alike in self._input_s or (facts.session, facts.kind) in self._factors
 
     def trusted(self, job: Job) -> bool:
-        """Whether the estimate rests on more than a guess."""
+        """True if the estimate rests on more than a guess."""
         kind = self._of(job).kind
         return self.known(job) and ("evaluate" in job.task or any(kind == one for _, one in self._factors))
 
@@ -116,7 +116,7 @@ class Costs:
 
 
 def inputs(job: Job) -> int:
-    """How many times a job runs an input, over all its passes."""
+    """Number of times a job runs an input, over all its passes."""
     whole = int(job.params.get("n", 1))
     if "faults" in job.params:
         ranges = job.params.get("ranges")
@@ -129,12 +129,12 @@ def inputs(job: Job) -> int:
 
 
 def passes(job: Job) -> int:
-    """How many times a job goes through its inputs: once a variant or trial."""
+    """Number of times a job goes through its inputs: once per variant or trial."""
     return max(1, len(job.params.get("faults", job.variants)))
 
 
 def _kind(job: Job) -> str:
-    """What jobs take alike long, by their expected time."""
+    """Name of the kind of a job: jobs of one kind share the ratio of measured to expected time."""
     golden = job.variants == ("golden",)
     return json.dumps([job.task, golden, bool(job.params.get("plan")), _changes_weights(job)])
 

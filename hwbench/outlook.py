@@ -28,7 +28,7 @@ _QUANTIZER_PASSES, _QUANTIZER_S = 4, 5.0
 
 @dataclass(frozen=True)
 class StudyOutlook:
-    """What a study would do first for one profile.
+    """A study's first work for one profile.
 
     Attributes:
         study: Its name.
@@ -49,7 +49,7 @@ class StudyOutlook:
 
 @dataclass(frozen=True)
 class ProfileOutlook:
-    """What a run would do for one profile.
+    """A run's work for one profile.
 
     Attributes:
         profile: Its name.
@@ -68,7 +68,7 @@ class ProfileOutlook:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run would do.
+    """The work of a run.
 
     Attributes:
         profiles: For each profile.
@@ -129,7 +129,7 @@ class _Looking:
         return Outlook(profiles, seconds, self._prepared.spec.budget)
 
     def _profile(self, profile: Profile, reference: Subject) -> tuple[ProfileOutlook, Case | None]:
-        """What is to be said of the profile's build; and its case, where it can run here."""
+        """The outlook on the profile's build, and its case if it can run here."""
         recipe = self._prepared.recipe(profile, self._prepared.model)
         try:
             require(profile, self._scheduler)

@@ -26,7 +26,7 @@ _VALUE = "value_"
 
 @dataclass(frozen=True)
 class PerInput:
-    """What one build gave for every input.
+    """The results of one build for every input.
 
     Attributes:
         n: How many inputs.
@@ -43,7 +43,7 @@ class PerInput:
     spread: Array | None = None
 
     def computes_as(self, other: PerInput) -> bool:
-        """Whether every output is bit for bit the other's, and that shows that both come from the same computation.
+        """True if every output is bit for bit the other's, and that shows that both come from the same computation.
 
         Another order of additions, another kernel or another precision changes low bits of a floating-point output, and
         over n inputs some would differ. Equal answers show nothing of the kind: two builds that are right on the same

@@ -58,31 +58,31 @@ class Plan:
         return {label: results[job.key] for label, job in self.jobs.items() if job.key in results}
 
     def is_over(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether every job is done or declined."""
+        """True if every job is done or declined."""
         return all(job.key in results or label in self.declined for label, job in self.jobs.items())
 
     def is_cut(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether the budget has cut it short."""
+        """True if the budget has cut it short."""
         return bool(self.declined) or any(result.unfinished for result in self.done(results).values())
 
     def can_analyse(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether what is done makes figures."""
+        """True if the finished jobs give figures, cut short or not."""
         if not self.is_cut(results):
             return True
         return not self.declined & (self.concluding or frozenset()) and self.is_enough(results)
 
     def is_enough(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether what is done makes figures without anything that is not."""
+        """True if the finished jobs suffice for the study's figures."""
         done = self.done(results)
         return bool(done) and self.study.enough(self.case, self.settings, done)
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether the study makes figures of part of its jobs."""
+        """True if the study gives figures from part of its jobs."""
         return type(self.study).enough is not Study.enough
 
     def progress(self, results: Mapping[str, JobResult]) -> tuple[int, int]:
-        """How many passes over inputs are done, and of how many."""
+        """Numbers of passes over the inputs: done, and planned."""
         done = self.done(results)
         unfinished = sum(len(result.unfinished) for result in done.values())
         return sum(passes(self.jobs[label]) for label in done) - unfinished, sum(map(passes, self.jobs.values()))
@@ -106,7 +106,7 @@ class Plan:
         return replace(analysis, rows=rows)
 
     def _can_change(self, row: Row) -> bool:
-        """Whether more work would have changed a row."""
+        """True if more work would have changed a row."""
         return row.ci_low is not None or row.metric == self.study.headline
 
 

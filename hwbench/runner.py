@@ -71,7 +71,7 @@ def execute(
         out: The run directory.
         overwrite: Replace a run that is there.
         resume: Go on with a run that is there; jobs it finished are not repeated, and a complete run is left as it is.
-        progress: Who is told.
+        progress: Receiver of progress.
         budget: The time there is; default: that of the specification, from now on.
 
     Raises:
@@ -95,7 +95,7 @@ def execute_interleaved(
     Args:
         runs: Each one's specification, from `prepare`, and run directory.
         overwrite: Replace runs that are there.
-        progress: Who is told.
+        progress: Receiver of progress.
 
     Raises:
         InputError: As in `execute`.
@@ -216,7 +216,7 @@ class _Run:
                     self.scheduler.costs.timed(job, **result.data)
 
     def _announce(self) -> None:
-        """Tell of jobs that were not told of before."""
+        """Report newly planned jobs to the progress."""
         fresh = self._agenda.waiting().keys() - self._announced
         self._announced |= fresh
         if fresh:
@@ -325,7 +325,7 @@ class _Run:
                 self.save("running")
 
     def _further(self, plan: Plan) -> dict[str, Job]:
-        """What a study asks for after the jobs it has had; once the budget has cut it short, only what it cannot do without."""
+        """Further jobs of a study; once the budget has cut it short, only those that its figures need in any case."""
         done = plan.done(self._results)
         if not plan.is_cut(self._results):
             more = plan.study.extend(plan.case, plan.settings, done)
@@ -337,7 +337,7 @@ class _Run:
         return {label: job for label, job in more.items() if label not in plan.jobs}
 
     def _is_undecided(self, plan: Plan) -> bool:
-        """Whether an acceptance rule about a study's figures is undecided by its results so far."""
+        """True if an acceptance rule about a study's figures is undecided by its results so far."""
         done, profile = plan.done(self._results), plan.case.profile
         key = plan.title, len(done)
         if key not in self._undecided:

@@ -1,4 +1,4 @@
-"""Jobs of a run carried out: several at once, or alone; each once, within the budget, and resumable."""
+"""Execution of a run's jobs: several at once, or one alone; each once, within the budget, and resumable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Scheduler:
 
     @property
     def at_once(self) -> int:
-        """How many jobs that measure no time run at once, here or on a cluster."""
+        """Number of jobs that run at once, here or on a cluster, if they measure no time."""
         return max(self._at_once, self.targets.helping)
 
     def run(self, job: Job, purpose: str) -> JobResult:

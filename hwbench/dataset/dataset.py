@@ -160,7 +160,7 @@ class Dataset:
 
 
 def is_one_hot(labels: Array) -> bool:
-    """Whether every row of ``[n, classes]`` holds exactly one 1, and zeros."""
+    """True if every row of ``[n, classes]`` holds exactly one 1, and zeros."""
     return bool(((labels == 0) | (labels == 1)).all() and (np.count_nonzero(labels, axis=1) == 1).all())
 
 

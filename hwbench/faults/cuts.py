@@ -388,7 +388,7 @@ class GraphCutter:
 
 
 def _is_single(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
-    """Whether a node convolves one channel to one channel.
+    """True if a node convolves one channel to one channel.
 
     ONNX Runtime's QLinearConv takes it for a depthwise convolution, whose kernel is exact where those for more channels
     saturate on x86 without VNNI. All others keep their sums in lanes: they add the same pairs of products, whatever the number

@@ -23,7 +23,7 @@ def leaders(rows: Sequence[Row], *, lower_is_better: bool) -> list[str]:
 
 
 def latencies(view: View, profiles: Sequence[str]) -> dict[str, Row]:
-    """What the profiles' median latencies are compared by.
+    """The figures by which the profiles' median latencies are compared.
 
     Ratios to one baseline where every profile has one, since they are paired by block and free of what changes the machine's
     speed; else the latencies themselves.
@@ -48,7 +48,7 @@ def bounds(row: Row) -> tuple[float, float]:
 
 
 def is_open(row: Row) -> bool:
-    """Whether nothing bounds a positive figure on either side: the machine was too noisy."""
+    """True if nothing bounds a positive figure on either side: the machine was too noisy."""
     return bounds(row) == (0.0, math.inf)
 
 

@@ -161,7 +161,7 @@ class View:
 
     @property
     def is_unlabeled(self) -> bool:
-        """Whether the run's data have no labels."""
+        """True if the run's data have no labels."""
         return self.section("data").get("labels") is False
 
     def broken(self, profile: str) -> list[Row]:

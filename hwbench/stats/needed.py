@@ -1,4 +1,4 @@
-"""How many inputs an inconclusive figure needs."""
+"""Number of inputs that an inconclusive figure needs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hwbench.stats.estimate import Estimate, check_level, enclosing
 Floats = NDArray[np.float64]
 _STANDARD = NormalDist()
 _MOST_DRAWS = 1e7
-"""Number of draws that stands for any number."""
+"""Number of draws that is taken for infinitely many."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sample:
 
     @cached_property
     def size(self) -> float:
-        """How many values there are."""
+        """Number of values."""
         return float(self.counts.sum())
 
     @cached_property
@@ -143,11 +143,11 @@ class Sampled:
         return inputs.rare(self.upper, (1 - self.level) / 2)
 
     def reaches(self, distance: float) -> bool:
-        """Whether any number of draws would bring the upper bound that near to the mean."""
+        """True if some number of draws would bring the upper bound that near to the mean."""
         return self.draws is not None and distance > 0 and self.distance(_MOST_DRAWS / self.draws.size) <= distance
 
     def draws_within(self, distance: float) -> int | None:
-        """How many draws would bring the upper bound that near to the mean; None if the inputs are too few."""
+        """Number of draws that would bring the upper bound that near to the mean; None if the inputs are too few."""
         if self.draws is None or not self.reaches(distance):
             return None
         few, many = 0.0, 1.0

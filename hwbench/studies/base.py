@@ -261,7 +261,7 @@ class Study(ABC):
         return {}
 
     def enough(self, case: Case, settings: Any, results: Mapping[str, JobResult]) -> bool:
-        """Whether `analyse` makes figures of these results alone, where a budget leaves the study's other jobs undone.
+        """True if `analyse` gives figures from these results alone, when a budget leaves the study's other jobs undone.
 
         Variants that were left undone are in `hwbench.worker.protocol.JobResult.unfinished`.
         """

@@ -34,7 +34,8 @@ _NO_LIMIT_DRAWS = 64
 """Draws that remain affordable whatever the inputs of a draw, where there is no limit to decide on."""
 
 _NOTICEABLE = 1.25
-"""How many times wider than the inputs alone leave it an interval may be before more draws stop being worth their cost."""
+"""Width of an interval, as a multiple of the width that the inputs alone leave, below which more draws are not worth their
+cost."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Design:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one look, after a given number of draws."""
+        """True if there is one look, after a given number of draws."""
         return self.draws is not None
 
     @property
@@ -150,7 +151,7 @@ class Design:
         return max(PILOT if self.shared else 1, int(self.effort * (update + self.available) / (update + inputs)))
 
     def decided(self, found: Sampled) -> bool:
-        """Whether a setting needs no more draws: the limit is decided, or the interval is as narrow as it is to be."""
+        """True if a setting needs no more draws: the limit is decided, or the interval is narrow enough."""
         estimate = found.estimate
         if self.limit is not None and (estimate.high <= self.limit or estimate.low > self.limit):
             return True
@@ -161,7 +162,7 @@ class Design:
         return half <= max(self.half_width, _NOTICEABLE * of_inputs if self.shared else 0.0)
 
     def decidable(self, found: Sampled) -> bool:
-        """Whether any number of draws can decide the limit, given the inputs."""
+        """True if some number of draws can decide the limit, given the inputs."""
         if self.limit is None:
             return False
         distance = self.limit - found.value

@@ -111,12 +111,12 @@ class Sampling:
         return Golden.of(self.case, results.get(own, results["golden"]))
 
     def restored(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether every job's golden output was the same, bit for bit, after its disturbances were undone."""
+        """True if every job's golden output was the same, bit for bit, after its disturbances were undone."""
         # Absent where a worker died of its last fault, and memory with it.
         return all(results[label].data.get("restored", True) for label in self.labels(results))
 
     def sweeps(self, results: Mapping[str, JobResult], golden: Golden) -> dict[str, Sweep]:
-        """What is known of every setting that has draws, by its name, whether or not its sampling reached its goal."""
+        """The draws of every setting that has any, by its name, even if its sampling did not reach its goal."""
         return _Progress(self, results, golden).sweeps()
 
     def measure(self, sweep: Sweep) -> Sampled | None:
@@ -126,7 +126,7 @@ class Sampling:
         return share(self.case, sweep, sweep.due if sweep.changed is None else sweep.changed)
 
     def enough(self, results: Mapping[str, JobResult]) -> bool:
-        """Whether every setting has draws to compare with the golden outputs."""
+        """True if every setting has draws to compare with the golden outputs."""
         if (
             "golden" not in results
             or not results["golden"].ok
@@ -143,7 +143,7 @@ class Sampling:
         return Interim(done, done + planned, "draws", "")
 
     def detail(self, sweep: Sweep) -> str:
-        """How many draws over how many inputs a setting had, and whether they decided what was asked."""
+        """A setting's numbers of draws and inputs, and a remark if they did not decide the limit."""
         counts = [
             f"{len(list(group)):,} draws of {size:,} inputs"
             for size, group in groupby(sorted(sweep.sizes, reverse=True))
@@ -170,7 +170,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far a sampling has come."""
+    """The progress of a sampling."""
 
     sampling: Sampling
     results: Mapping[str, JobResult]
@@ -214,7 +214,7 @@ class _Progress:
                 looks = [looks[0], *(look for look in design.looks(inputs)[1:] if look.draws > done)]
 
     def sweeps(self) -> dict[str, Sweep]:
-        """What the draws of every setting gave, those of a round that is not complete included."""
+        """The results of every setting's draws, including those of an incomplete round."""
         past = []
         for one in self.rounds():
             if not any(label in self.results for label in one.jobs):
@@ -317,7 +317,7 @@ def design_of(
 
 
 def _losses(sweep: Sweep) -> np.ndarray[Any, Any]:
-    """What decides on a setting, ``[draws, inputs]``."""
+    """The values that decide on a setting, ``[draws, inputs]``."""
     if sweep.losses is not None:
         return sweep.matrix(sweep.losses)
     return sweep.matrix((sweep.due if sweep.changed is None else sweep.changed).astype(np.float64))

@@ -217,7 +217,7 @@ class FaultsStudy(Study):
     def _campaign(
         self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult], *, whole: bool = False
     ) -> Campaign:
-        """How far a campaign has come; with ``whole``, after the last stage whose trials are all done, if there is one."""
+        """The progress of a campaign; with ``whole``, after the last stage whose trials are all done, if there is one."""
         *before, last = self._stages(case, settings, results)
         complete = [campaign for campaign in before if not campaign.wanted] if whole and last.wanted else []
         return complete[-1] if complete else last

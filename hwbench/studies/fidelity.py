@@ -106,7 +106,7 @@ class FidelityStudy(Study):
 
 
 def _computes_as_reference(case: Case, results: Mapping[str, JobResult]) -> bool:
-    """Whether the outputs show that the build computes what the reference does; see `hwbench.per_input`."""
+    """True if the outputs show that the build computes what the reference does; see `hwbench.per_input`."""
     ours, theirs = (output_digests(case, results[label], "golden") for label in ("golden", "reference"))
     return ours is not None and theirs is not None and np.array_equal(ours, theirs)
 

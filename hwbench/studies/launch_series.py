@@ -98,7 +98,7 @@ class Series:
 
     @property
     def disturbed(self) -> bool:
-        """Whether disturbed launches count, for lack of others."""
+        """True if disturbed launches count, for lack of others."""
         return any(one.record["disturbed"] for one in self.launches)
 
     @cached_property

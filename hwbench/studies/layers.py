@@ -84,12 +84,12 @@ def computing_alone(case: Case, n: int, built: JobResult, reference: JobResult) 
 
 
 def seen(result: JobResult, layer: Layer, key: str = "arrays") -> bool:
-    """Whether a job brought a layer's values back."""
+    """True if a job brought a layer's values back."""
     return bool(_record(result, layer).get(key))
 
 
 def reason(result: JobResult, layer: Layer) -> str:
-    """Why a job brought no values of a layer back."""
+    """The reason for which a job brought no values of a layer back."""
     if layer.name in result.unfinished:
         return STOPPED
     status, detail = result.failed.get(layer.name, (result.status, result.detail))

@@ -48,7 +48,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Golden:
-    """What a build gives without a disturbance.
+    """A build's outputs without a disturbance.
 
     Attributes:
         outputs: For every input, its output, or its best classes where that is all that is kept.
@@ -69,7 +69,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What every draw at one setting did to the inputs it ran on: one element a (draw, input) pair.
+    """The effect of every draw at one setting on the inputs it ran on: one element per (draw, input) pair.
 
     Attributes:
         draws: Number of the draw, int64 ``[pairs]``.
@@ -106,7 +106,7 @@ class Sweep:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many inputs each draw ran on."""
+        """Number of inputs that each draw ran on."""
         return [len(part) for part in self.of_draw(self.draws)]
 
     @cached_property
@@ -188,7 +188,7 @@ def gather(
 
 
 def _output(case: Case, drawn: Drawn, golden: Golden, inputs: Array) -> Array:
-    """What a draw gave for the inputs it ran on; what stands for no output where the build could not be run."""
+    """A draw's outputs for the inputs it ran on; placeholders if the build could not be run."""
     record = drawn.result.data["variants"].get(drawn.variant)
     if record is not None and record.get("golden"):
         return golden.outputs[inputs]
@@ -205,7 +205,7 @@ def _values(case: Case, outputs: Array, labels: Array) -> Array:
 
 
 def bounds(metric: Metric) -> tuple[float, float] | None:
-    """What an input's value of a metric cannot fall below or exceed; None where it is not bounded."""
+    """The least and the largest value of a metric for an input; None for a metric without bounds."""
     if metric.proportion:
         return 0.0, 1.0
     return (-1.0, 1.0) if metric.name == "cosine" else None
@@ -244,7 +244,7 @@ def figure(case: Case, sweep: Sweep, golden: Golden) -> Estimate:
 
 
 def loss(case: Case, sweep: Sweep, golden: Golden) -> Estimate:
-    """How much worse than the same build without the disturbance, on the same inputs.
+    """The loss against the same build without the disturbance, on the same inputs.
 
     Of a bounded metric the interval covers unseen draws and inputs (`hwbench.stats.unseen`); of others it is a bootstrap over
     draws and inputs, in which a draw of a kind that was not seen is missing.
@@ -299,7 +299,7 @@ def per_draw(case: Case, sweep: Sweep) -> list[float]:
 
 
 def sampled(case: Case, sweep: Sweep, values: Array, limits: tuple[float, float]) -> Sampled:
-    """The mean of values in [low, high], one a (draw, input) pair."""
+    """The mean of values in [low, high], one per (draw, input) pair."""
     if sweep.certain:
         limits = float(values.min()), float(values.max())
     return sampled_mean(

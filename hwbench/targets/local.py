@@ -181,7 +181,7 @@ class LocalTarget(Target):
 
 
 def _deadline(job: Job) -> float | None:
-    """When a job that starts now must end, on the monotonic clock."""
+    """Time by which a job that starts now must end, on the monotonic clock."""
     return None if job.limits.stop_s is None else time.monotonic() + job.limits.stop_s
 
 

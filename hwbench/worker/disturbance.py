@@ -117,7 +117,7 @@ def throttled(cpu_stat: Path) -> float:
 
 
 def cpu_stat_files() -> Iterator[Path]:
-    """Where the control group of this process may keep its account of processor time."""
+    """Possible paths of the processor-time account of this process's control group."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:

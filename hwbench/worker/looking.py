@@ -86,7 +86,7 @@ def joined(state: State, more: State) -> State:
 
 
 def same(state: State, other: State, names: Collection[str]) -> bool:
-    """Whether tensors are equal in every batch, bit for bit."""
+    """True if tensors are equal in every batch, bit for bit."""
     pairs = [(a[name], b[name]) for a, b in zip(state, other, strict=True) for name in names]
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 

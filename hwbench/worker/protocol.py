@@ -291,7 +291,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def count_finished(folder: Path) -> int:
-    """How many variants the workers of the job in a folder have finished so far."""
+    """Number of variants that the workers of the job in a folder have finished so far."""
     path = folder / PROGRESS_FILE
     lines = path.read_bytes().splitlines() if path.exists() else []
     return sum(line.startswith(b'{"done": ') and line.endswith(b"}") for line in lines)
