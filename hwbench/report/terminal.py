@@ -31,17 +31,15 @@ _STYLES = {
 _COLUMNS = (
     ("p50 ms", "latency", "p50_ms"),
     ("Ratio", "latency", "p50_ratio"),
-    ("p99 ms", "latency", "p99_ms"),
     ("Best /s", "throughput", "samples_per_s"),
     ("Peak MiB", "memory", "peak_mib"),
-    ("Model", "memory", "model_bytes"),
     ("BER ok", "bit_flips", "tolerated_ber"),
     ("SQNR", "fidelity", "sqnr_db"),
     ("SDC rate", "faults", "sdc_rate"),
     ("DUE rate", "faults", "due_rate"),
 )
 _AGREEMENT = (("SQNR", "fidelity", "sqnr_db"), ("Agreement", "fidelity", "top1_agreement"))
-_SHOWN = 7  # of the columns that were measured; more do not fit
+_SHOWN = 6  # of the columns that were measured; more do not fit
 
 
 def verdict_table(run: Mapping[str, Any], table: pl.DataFrame, verdicts: Sequence[Verdict]) -> Table:

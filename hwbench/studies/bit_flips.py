@@ -169,7 +169,8 @@ def _tolerated(
         detail += ", bootstrapped: kinds of failure that no draw hit are not covered"
     lowest, highest = min(losses), max(losses)
     if open_rates:
-        detail = f"not decided from {open_rates[0]:g} to {open_rates[-1]:g}: {detail}"
+        span = f"from {open_rates[0]:g} to {open_rates[-1]:g}" if len(open_rates) > 1 else f"at {open_rates[0]:g}"
+        detail = f"not decided {span}: {detail}"
     elif shown == 0.0:
         detail = f"below the grid (< {lowest:g}): {detail}"
     elif shown == highest:
