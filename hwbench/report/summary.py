@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 from hwbench.report.blocks import Cell, Table, figure_cell
-from hwbench.report.format import METRIC_TITLES, exact, interval_text, metric_title, size, unit_suffix, value_text
+from hwbench.report.format import (
+    METRIC_TITLES,
+    exact,
+    figure_text,
+    interval_text,
+    metric_title,
+    plain,
+    size,
+    unit_suffix,
+    value_text,
+)
 from hwbench.report.ranking import is_open, latencies, leaders
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import NO_LABELS, Row
@@ -29,7 +39,6 @@ _NAMED = 3  # profiles that share a lead, at most
 _COMPARED = (
     ("accuracy", "accuracy_drop"),
     ("latency", "p50_ms"),
-    ("latency", "p50_ratio"),
     ("latency", "p99_ms"),
     ("throughput", "samples_per_s"),
     ("memory", "peak_mib"),
@@ -158,6 +167,16 @@ def comparison(view: View) -> Table:
     return Table(("Profile", *(_heading(metric) for _, metric in columns)), body)
 
 
+def _relative(view: View, name: str) -> tuple[str, ...]:
+    """The ratio of a profile's latency to the baseline's, in words; the baseline's own is named."""
+    baseline, ratio = view.run.get("baseline"), view.headline(name, "latency", "p50_ratio")
+    if baseline == name:
+        return ("the ratios' baseline",)
+    if baseline is None or ratio is None or ratio.status != "ok" or ratio.metric != "p50_ratio":
+        return ()
+    return (f"{figure_text(ratio)} × {plain(baseline)}",)
+
+
 def _heading(metric: str) -> str:
     return {"sqnr_db": "Fidelity (SQNR)", "samples_per_s": "Best throughput"}.get(metric, metric_title(metric))
 
@@ -171,11 +190,11 @@ def _compared_cell(view: View, name: str, study: str, metric: str) -> Cell:
     row = view.headline(name, study, metric)
     if row is None and name == REFERENCE:
         return Cell("")
-    if row is None and metric == "p50_ratio" and view.run.get("baseline") == name:
-        return Cell("1", ("baseline",))
     cell = figure_cell(row, detail=row is not None and row.status == "ok" and study in _TELLING)
     if row is not None and row.metric == "tolerated_ber" and row.detail.startswith(("below", "above", "not decided")):
         cell = Cell(cell.text, (*cell.notes, row.detail.partition(":")[0]))
     if row is not None and row.status == "ok" and study in {"latency", "throughput"} and is_open(row):
         cell = Cell(cell.text, (*cell.notes, "noisy"))
+    elif row is not None and metric == "p50_ms":
+        cell = Cell(cell.text, (*cell.notes, *_relative(view, name)))
     return Cell(cell.text, cell.notes, "muted") if cell.tone == "unavailable" else cell

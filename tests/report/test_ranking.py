@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwbench.report.ranking import latencies, leaders, pareto_front
-from hwbench.report.summary import best
+from hwbench.report.summary import best, comparison
 from hwbench.report.view import View
 from hwbench.table import Row, condition, to_frame
 from hwbench.verdict import Verdict
@@ -66,3 +66,10 @@ def test_a_point_leaves_the_front_only_for_one_that_is_known_to_be_faster_and_no
         dominating = [o for o, ((_, high), q) in points.items() if high < low and sign * q >= sign * quality]
         assert (name in front) == (not dominating)
     assert front
+
+
+def test_the_ratio_is_beside_the_latency_and_the_baseline_is_named():
+    run = View({"baseline": "a"}, to_frame([*latency("a", 1.0, 0.1), *latency("b", 0.9, 0.1, ratio=0.9)]), [])
+    cells = {row[0].text: row[-1] for row in comparison(run).rows}
+    assert cells["a"].notes[-1] == "the ratios' baseline"
+    assert cells["b"].notes[-1] == "0.900 [0.880, 0.920] × a"
