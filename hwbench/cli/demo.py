@@ -9,7 +9,7 @@ import typer
 
 from hwbench.cli.options import Json, Overwrite, Quiet, Resume
 
-# Less than the studies' defaults where that only costs precision: the demo is to be over in two minutes.
+# Less than the studies' defaults if that costs only precision: the demo should end within two minutes.
 SETTINGS = {
     "bit_flips": {"rates": [1e-7, 1e-6, 1e-5, 1e-4]},
     "noise": {"snr_db": [20, 10, 5, 0], "impulse_rates": [0.01, 0.1], "weight_sigmas": [0.02, 0.05], "half_width": 0.1},

@@ -9,7 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BESIDE_OTHERS = {
     "test_evaluation_memory.py",
-    "test_evaluation_throughput.py",
     "test_fault_engine.py",
     "test_fault_memory.py",
     "test_fault_peers.py",
