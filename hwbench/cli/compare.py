@@ -56,8 +56,11 @@ def command(
     """
     from hwbench.api import Run
     from hwbench.comparison import compare_runs, evaluate_gates, parse_gate
+    from hwbench.errors import InputError
 
     gates = [parse_gate(text) for text in fail_on or []]
+    if not interleave and (out is not None or overwrite):
+        raise InputError("--out and --overwrite belong to --interleave, which measures; without it, compare only reads")
     runs = _measured(a, b, out, overwrite=overwrite, quiet=quiet) if interleave else (Run.open(a), Run.open(b))
     comparison = compare_runs(*runs)
     outcomes = evaluate_gates(gates, comparison)

@@ -214,3 +214,9 @@ def test_interleaving_takes_specifications(hw, tmp_path, names, message):
     assert ended.code == 2
     assert message in ended.err
     assert not (tmp_path / "ab").exists()
+
+
+def test_reading_two_runs_writes_none(hw, tmp_path):
+    ended = hw("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "ab")
+    assert ended.code == 2
+    assert "belong to --interleave" in ended.err
