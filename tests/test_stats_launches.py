@@ -47,6 +47,41 @@ def test_a_paired_ratio_does_not_see_what_both_sides_share(values, random):
     assert (slow.value, slow.low, slow.high) == pytest.approx((1.5, 1.5, 1.5), rel=1e-6)
 
 
+def test_a_ratio_of_six_blocks_is_bounded_by_its_extremes_and_one_of_five_by_t():
+    ratios = np.array([1.0, 1.1, 1.2, 0.9, 1.05, 1.3])
+    six, five = (stats.ratio_over_launches(ratios[:n], np.ones(n)) for n in (6, 5))
+    assert (six.low, six.high) == pytest.approx((0.9, 1.3))  # P(T+ < 1) = 1/64: 96.9 %
+    assert five == stats.over_launches(ratios[:5])
+
+
+def test_a_launch_in_a_slow_mode_does_not_hide_a_difference():
+    rng = np.random.default_rng(7)
+    base = np.exp(0.01 * rng.standard_normal(12))
+    slow = 1.1 * np.exp(0.01 * rng.standard_normal(12))
+    slow[4] *= 0.5
+    estimate = stats.ratio_over_launches(slow, base)
+    assert 1 < estimate.low < 1.1 < estimate.high
+    assert stats.over_launches(slow / base).low < 1
+
+
+@pytest.mark.parametrize("n", [6, 10, 20])
+def test_ratios_cover_where_launches_are_in_one_of_two_modes(n):
+    rng, covered = np.random.default_rng(8), []
+    for _ in range(1500):
+        a, b = (np.exp(0.02 * rng.standard_normal(n) + 0.5 * (rng.random(n) < 0.1)) for _ in range(2))
+        estimate = stats.ratio_over_launches(a, b)
+        covered.append(estimate.low <= 1 <= estimate.high)
+    assert np.mean(covered) > 0.94
+
+
+def test_the_signed_rank_interval_agrees_with_published_quantiles():
+    # Hollander and Wolfe, table A.4: P(T+ ≥ 47) = 0.024 for n = 10, so that 9 Walsh averages are left out on each side.
+    ratios = np.exp(np.arange(1, 11) / 10)
+    estimate = stats.ratio_over_launches(ratios, np.ones(10))
+    walsh = np.sort([(i + j) / 20 for i in range(1, 11) for j in range(i, 11)])
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.exp([walsh[8], walsh[-9]])))
+
+
 @given(positive, positive)
 def test_an_independent_ratio_agrees_with_welch(a, b):
     ratio = stats.ratio_of_launches(a, b)

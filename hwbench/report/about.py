@@ -23,7 +23,8 @@ METHODS = {
     "latency": "One inference at a time with inputs bound, after a warm-up until times are steady, in several fresh processes "
     "(launches). Launch k of every profile precedes launch k + 1 of any, in random order. Windows disturbed by other "
     "processes, a hypervisor or throttling are measured again. A figure is the geometric mean over launches; its interval is "
-    "Student's on the logarithms of the launches' figures. Ratios are paired by block, the launches of the same number.",
+    "Student's on the logarithms of the launches' figures. Ratios are paired by block, the launches of the same number; from "
+    "six blocks on, the ratio is Hodges and Lehmann's estimate with Wilcoxon's interval.",
     "throughput": "Batch sizes and thread counts are swept in the same launches as the latency; the best point is named.",
     "lint": "Findings on the deployed graph, without running it: effects that a processor or a runtime will have on the build, "
     "each with the change that cures it.",

@@ -42,7 +42,8 @@ class LatencyStudy(LaunchStudy):
         if own.launches:
             yield own.values(median)
         if own.blocks & baseline.blocks:
-            yield own.ratios(baseline, median)
+            mine, theirs = own.paired(baseline, median)
+            yield mine / theirs
 
     def analyse(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> Analysis:
         """p50, p90 and p99 in milliseconds, their ratios to the baseline, and the time that loading takes."""

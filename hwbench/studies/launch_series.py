@@ -127,8 +127,8 @@ class Series:
             return replace(figure, low=0.0, high=math.inf)
         return figure if self.runs >= statistic.least_runs else replace(figure, high=math.inf)
 
-    def ratios(self, other: Series, statistic: Statistic, base: Statistic | None = None) -> Array:
-        """This series' figure over the other's, for each block in which both were launched.
+    def paired(self, other: Series, statistic: Statistic, base: Statistic | None = None) -> tuple[Array, Array]:
+        """This series' figure and the other's, for each block in which both were launched.
 
         Args:
             other: The baseline's.
@@ -137,11 +137,14 @@ class Series:
         """
         mine, theirs = ({one.block: one.durations for one in side.launches} for side in (self, other))
         blocks = sorted(self.blocks & other.blocks)
-        return np.array([statistic.of(mine[block]) / (base or statistic).of(theirs[block]) for block in blocks])
+        return (
+            np.array([statistic.of(mine[block]) for block in blocks]),
+            np.array([(base or statistic).of(theirs[block]) for block in blocks]),
+        )
 
     def ratio(self, other: Series, statistic: Statistic, base: Statistic | None = None) -> Estimate:
-        """The ratio over blocks; unbounded where a side was disturbed. Arguments as in `ratios`."""
-        ratio = stats.over_launches(self.ratios(other, statistic, base), self.pilot, LEVEL)
+        """The ratio over blocks; unbounded where a side was disturbed. Arguments as in `paired`."""
+        ratio = stats.ratio_over_launches(*self.paired(other, statistic, base), self.pilot, LEVEL)
         return replace(ratio, low=0.0, high=math.inf) if self.disturbed or other.disturbed else ratio
 
     def notes(self, statistic: Statistic, precision: float) -> str:
