@@ -9,7 +9,7 @@
     needed        inputs that an inconclusive figure needs
     series        intervals that allow for dependence between neighboring values
     launches      timings and their ratios over fresh processes
-    timing        ratios of timings within a process, and whether timings are stable
+    timing        ratios of timings within a process
     multiplicity  p-values adjusted for how many there are
 
 All functions are pure and deterministic in their seed. An interval's bound that the data cannot support is infinite.
@@ -31,7 +31,7 @@ from hwbench.stats.proportions import exact_upper, proportion
 from hwbench.stats.quantiles import minimum_samples, quantile
 from hwbench.stats.resampling import bootstrap_statistic, mean_interval, paired_mean_difference
 from hwbench.stats.series import correlation_time, log_mean_variance, log_quantile_variance, series_quantile
-from hwbench.stats.timing import log_ratio, ratio_of_means, stability
+from hwbench.stats.timing import ratio_of_means
 from hwbench.stats.two_way import two_way_bootstrap, two_way_statistic
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "launches_needed",
     "log_mean_variance",
     "log_quantile_variance",
-    "log_ratio",
     "mcnemar_exact",
     "mean_interval",
     "minimum_samples",
@@ -61,7 +60,6 @@ __all__ = [
     "series_quantile",
     "share_between",
     "shrinking",
-    "stability",
     "two_way_bootstrap",
     "two_way_statistic",
 ]
