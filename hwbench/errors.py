@@ -13,13 +13,28 @@
     └── JobError                a worker's job ended otherwise than ok
         └── TargetLostError     the machines a run needs cannot be reached any more
 
-A message says what is wrong, where, and what to do about it.
+A message says what is wrong, where, and what to do about it. Exit codes of the command line:
+
+    0    no acceptance rule fails
+    1    a rule fails, or a job ended in error (JobError)
+    2    bad input or usage, or the system refused a file (every other HwbenchError, OSError)
+    3    a required profile is unavailable
+    4    a verdict is inconclusive under --strict
+    70   an error of hwbench's own: any other exception, with a report file
+    130  Ctrl-C
+    141  the reader of the output closed it
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+EXIT_JOB = 1
+EXIT_INPUT = 2
+EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class HwbenchError(Exception):

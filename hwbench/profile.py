@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -16,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from hwbench.backend import backends
 from hwbench.errors import ProfileError, UnknownNameError
+from hwbench.toml import parse_toml, read_toml
 from hwbench.worker.protocol import Limits
 
+_MAX_PARENTS = 32
 Format = Literal["fp32", "fp16", "bf16", "int8", "int4", "as-is"]
 
 
@@ -217,14 +218,14 @@ def _home() -> Any:
 
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    if "\0" in name:
+        raise ProfileError(f"profile {name!r}: not a name or path that a profile can have")
     place = os.path.realpath(name) if name.endswith(".toml") else name
     if place in seen:
         raise ProfileError(f"profile {name}: extend: it extends itself ({' -> '.join((*seen, place))})")
-    text, label = _text(name)
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"profile {name}: not valid TOML: {error}") from None
+    if len(seen) > _MAX_PARENTS:
+        raise ProfileError(f"profile {seen[0]}: extend: a chain of more than {_MAX_PARENTS} profiles; merge some")
+    content, label = _content(name)
     parent = content.pop("extend", None)
     if parent is not None:
         if not isinstance(parent, str):
@@ -235,19 +236,13 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     return content, label
 
 
-def _text(name: str) -> tuple[str, str]:
+def _content(name: str) -> tuple[dict[str, Any], str]:
     if name.endswith(".toml"):
         path = Path(name)
-        try:
-            return path.read_text(encoding="utf-8"), path.stem
-        except OSError as error:
-            raise ProfileError(f"profile {name}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ProfileError(f"profile {name}: not a text file") from None
+        return read_toml(path, f"profile {name}", ProfileError), path.stem
     if name not in profile_names():
         raise UnknownNameError("profile", name, profile_names())
-    text: str = _home().joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return text, name
+    return parse_toml(_home().joinpath(f"{name}.toml").read_bytes(), f"profile {name}", ProfileError), name
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -14,6 +13,9 @@ from hwbench.dataset import DataSpec
 from hwbench.durations import parse_duration
 from hwbench.errors import SpecError, UnknownNameError
 from hwbench.studies import studies
+from hwbench.toml import read_toml
+
+MAX_TIMEOUT_S = 1_000_000.0  # the kernel waits at most 2^31 ms at once
 
 
 class RunSpec(BaseModel):
@@ -43,7 +45,7 @@ class RunSpec(BaseModel):
         None, description="profile that ratios of timings refer to; default: the first that runs"
     )
     seed: int = Field(0, ge=0)
-    timeout_s: float = Field(600.0, gt=0, description="wall time after which a job is killed")
+    timeout_s: float = Field(600.0, gt=0, le=MAX_TIMEOUT_S, description="wall time after which a job is killed")
     jobs: int = Field(
         default_factory=lambda: min(2, os.cpu_count() or 1), gt=0, description="jobs that measure no time, run at once"
     )
@@ -69,12 +71,7 @@ def load_spec(path: Path, **changes: Any) -> RunSpec:
     Raises:
         SpecError: The file is missing, not TOML, or does not validate; the message has the key path.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    content = read_toml(path, str(path), SpecError)
     _relocate(content, path.parent)
     return make_spec(str(path), **{**content, **changes})
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from hwbench.cli.console import console
+from hwbench.cli.console import console, print_json
 from hwbench.cli.options import Json
 
 
@@ -20,7 +17,7 @@ def command(as_json: Json = False) -> None:
 
     found = probe_all()
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     table = Table("backend", "here", "devices", "versions", "what is missing, and what would help")
     for name, one in found.items():

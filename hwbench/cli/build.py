@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hwbench.cli.console import echo, print_json
 from hwbench.cli.options import Json
 
 
@@ -31,11 +31,11 @@ def command(
 
     made = build_model(model, profile, out, calibration=calibration, shapes=shape or [])
     if as_json:
-        typer.echo(json.dumps(made.manifest, indent=2))
+        print_json(made.manifest)
         return
     contents = made.manifest["contents"]
     stored = ", ".join(f"{count:,} {form}" for form, count in contents["stored"].items())
     compute = ", ".join(f"{count} in {form}" for form, count in contents["compute"].items())
-    typer.echo(
+    echo(
         f"{made.model}: {contents['bytes']:,} bytes; stored numbers: {stored}; operators that multiply: {compute or 'none'}"
     )

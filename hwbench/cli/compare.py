@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwbench.cli.console import console
+from hwbench.cli.console import console, print_json
 from hwbench.cli.options import Json, Overwrite, Quiet
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def command(
     comparison = compare_runs(*runs)
     outcomes = evaluate_gates(gates, comparison)
     if as_json:
-        typer.echo(json.dumps(_json(comparison, outcomes), indent=2))
+        print_json(_json(comparison, outcomes))
     else:
         _print(comparison, outcomes, everything=everything)
     kinds = {outcome.outcome for outcome in outcomes}
@@ -149,12 +147,5 @@ def _ratio(row: dict[str, float | None]) -> str:
 
 
 def _json(comparison: pl.DataFrame, outcomes: Sequence[GateOutcome]) -> dict[str, object]:
-    def finite(value: object) -> object:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    rows = [{key: finite(value) for key, value in row.items()} for row in comparison.to_dicts()]
-    gates = [
-        {**{key: finite(value) for key, value in vars(outcome).items()}, "gate": outcome.gate.text}
-        for outcome in outcomes
-    ]
-    return {"comparison": rows, "gates": gates}
+    gates = [{**vars(outcome), "gate": outcome.gate.text} for outcome in outcomes]
+    return {"comparison": comparison.to_dicts(), "gates": gates}

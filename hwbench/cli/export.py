@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hwbench.cli.console import echo
+
 
 def command(
     target: Annotated[str, typer.Argument(metavar="MODULE:CALLABLE", help="A model, or a callable that returns one.")],
@@ -24,6 +26,5 @@ def command(
     """Export a PyTorch, scikit-learn or Keras model to ONNX and check that it computes the same."""
     from hwbench.export import export_model, parse_input
 
-    typer.echo(
-        export_model(target, [parse_input(text) for text in inputs], out, framework=framework, atol=atol, rtol=rtol)
-    )
+    given = [parse_input(text) for text in inputs]
+    echo(str(export_model(target, given, out, framework=framework, atol=atol, rtol=rtol)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from hwbench import __version__
 from hwbench.cli import backends, build, compare, demo, export, faults, profiles, report, run, targets
-from hwbench.errors import HwbenchError, JobError
-
-INTERRUPTED = 130
+from hwbench.cli.console import abandon_streams, adapt_streams, echo, flush_streams, printable
+from hwbench.cli.failures import explain
+from hwbench.errors import EXIT_INTERRUPTED
 
 app = typer.Typer(
     help="Will this model still do its job on that hardware? Benchmarks every deployed build of a model, with evidence.",
@@ -30,7 +31,7 @@ app.add_typer(targets.app, name="targets")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"hwbench {__version__}")
+        echo(f"hwbench {__version__}")
         raise typer.Exit
 
 
@@ -46,22 +47,35 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit: 2 for bad input, 1 for a job that ended badly, 130 for Ctrl-C."""
+    """Run the command line and exit with a code that `hwbench.errors` documents; no exception leaves it."""
+    adapt_streams()
+    try:
+        code = _run()
+        flush_streams()
+    except BaseException as error:  # noqa: BLE001  the process boundary: whatever happened becomes a message and a code
+        code = _fail(error)
+    abandon_streams()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command; typer's own treatment of Ctrl-C and closed pipes is undone, so that `explain` is the one place."""
     try:
         app()
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # what typer makes of Ctrl-C
-            typer.echo("interrupted: finished work is kept; --resume continues from there", err=True)
-        raise
-    except (HwbenchError, OSError) as error:
-        if os.environ.get("HWBENCH_DEBUG"):
-            traceback.print_exc()
-        typer.echo(f"error: {_told(error)}", err=True)
-        sys.exit(1 if isinstance(error, JobError) else 2)
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        if ended.code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt from None
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
 
 
-def _told(error: Exception) -> str:
-    """An error as one message; the system's name the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+def _fail(error: BaseException) -> int:
+    failure = explain(error)
+    with suppress(OSError):  # standard error may be closed or full too; the exit code remains
+        if os.environ.get("HWBENCH_DEBUG") and failure.message:
+            traceback.print_exception(error)
+        if failure.message:
+            echo(printable(failure.message), err=True)
+    return failure.code

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-import typer
-
-from hwbench.cli.console import console
+from hwbench.cli.console import console, print_json
 
 if TYPE_CHECKING:
     from hwbench.spec import RunSpec
@@ -24,7 +21,7 @@ def show_plan(spec: RunSpec, *, as_json: bool) -> None:
     with prepare(spec) as prepared:
         outlook = look_ahead(prepared)
     if as_json:
-        typer.echo(json.dumps(outlook.to_json(), indent=2))
+        print_json(outlook.to_json())
         return
     table = Table("profile", "build", "study", "jobs", "passes", "inputs run", "about")
     for profile in outlook.profiles:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwbench.cli.console import console
+from hwbench.cli.console import console, print_json
 from hwbench.cli.options import Json
 
 
@@ -22,13 +22,13 @@ def command(
     from hwbench.profile import load_profile, profile_names, profile_schema
 
     if schema:
-        typer.echo(json.dumps(profile_schema(), indent=2))
+        print_json(profile_schema())
         return
     if name is not None:
         profile = load_profile(name)
         content = {**profile.model_dump(mode="json", exclude_none=True), "options": profile.full_options}
         if as_json:
-            typer.echo(json.dumps(content, indent=2))
+            print_json(content)
             return
         table = Table("setting", "value", title=f"{profile.name}: {profile.summary}", title_justify="left")
         for key, value in _flat(content):
@@ -37,14 +37,11 @@ def command(
         return
     listed = [load_profile(known) for known in profile_names()]
     if as_json:
-        typer.echo(
-            json.dumps(
-                [
-                    {"name": one.name, "backend": one.backend, "format": one.precision.format, "summary": one.summary}
-                    for one in listed
-                ],
-                indent=2,
-            )
+        print_json(
+            [
+                {"name": one.name, "backend": one.backend, "format": one.precision.format, "summary": one.summary}
+                for one in listed
+            ]
         )
         return
     table = Table("profile", "backend", "format", "summary")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.console import console
+from hwbench.cli.console import console, print_json
 from hwbench.cli.options import Budget, Json, Out, Overwrite, Plan, Quiet, Require, Resume, Scheduler, Strict, listed
 from hwbench.cli.plan import show_plan
 
@@ -101,7 +100,7 @@ def carry_out(spec: RunSpec, out: Path | None, *, overwrite: bool, resume: bool,
 def show(run: Run, *, as_json: bool) -> None:
     """Print a run's verdicts and comparison, or the whole as JSON."""
     if as_json:
-        typer.echo(json.dumps(to_json(run), indent=2))
+        print_json(to_json(run))
         return
     from hwbench.report.terminal import comparison_table, verdict_table
 
@@ -112,10 +111,5 @@ def show(run: Run, *, as_json: bool) -> None:
 
 
 def to_json(run: Run) -> dict[str, Any]:
-    """A run as one JSON object: ``run`` (run.json) and ``measurements`` (the table, infinities as null)."""
-    table = run.table
-    rows = [
-        {key: None if isinstance(value, float) and abs(value) == float("inf") else value for key, value in row.items()}
-        for row in table.to_dicts()
-    ]
-    return {"path": str(run.path), "run": dict(run.record), "measurements": rows}
+    """A run as one JSON object: ``run`` (run.json) and ``measurements`` (the table)."""
+    return {"path": str(run.path), "run": dict(run.record), "measurements": run.table.to_dicts()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from hwbench.cli.console import console
+from hwbench.cli.console import console, echo, print_json
 from hwbench.cli.options import Json
 
 app = typer.Typer(rich_markup_mode=None)
@@ -61,7 +60,7 @@ def remove(arch: Annotated[str, typer.Argument(help="The instruction set: aarch6
     from hwbench.targets import sysroot
 
     removed = sysroot.remove(arch)
-    typer.echo("\n".join(f"{path}: removed" for path in removed) or f"no system root of {arch} is installed")
+    echo("\n".join(f"{path}: removed" for path in removed) or f"no system root of {arch} is installed")
 
 
 def _list(as_json: bool) -> None:
@@ -76,7 +75,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         content: dict[str, Any] = {"local": {"host": host, "limits": asdict(support)}}
         content["emulated"] = {arch: asdict(one) for arch, one in emulated.items()}
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
         return
     table = Table("target", "what", "how")
     table.add_row("local", "processor", f"{host['cpu_model']}, {host['cores_logical']} cores, {host['memory_mib']} MiB")

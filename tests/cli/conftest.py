@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,22 @@ def hw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> C
             main()
         out, err = capsys.readouterr()
         return Ended(ended.value.code or 0, out, err)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs one command line in a process of its own, in ``tmp_path``; ``python`` are the interpreter's options."""
+
+    def run(
+        *arguments: object, python: tuple[str, ...] = (), environment: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, *python, "-m", "hwbench", *map(str, arguments)]
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        env = {**os.environ, "PYTHONPATH": path, "XDG_STATE_HOME": str(tmp_path / "state"), **(environment or {})}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.run(command, env=env, cwd=tmp_path, timeout=240, check=False, **streams)
 
     return run
 
