@@ -27,7 +27,7 @@ from hwbench.worker.protocol import REFUSED, Job, JobResult
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
 # Raised when the same inputs would give another file.
-_RECIPE = 2
+_RECIPE = 3
 # How old a dead process's temporary folder must be: one of another machine that shares the cache looks dead from here.
 _STALE_S = 86_400.0
 

@@ -15,16 +15,13 @@ import onnx_ir as ir
 from onnx import TensorProto
 from onnx_ir.passes import common
 
+from hwbench.calibration import RANGES, CalibrationFeeds, calibrate
 from hwbench.errors import UnavailableError, UnsupportedError
 from hwbench.graph import asked_precisions
 from hwbench.model import normalize, read_proto, save
-from hwbench.npy import rows
 from hwbench.profile import Precision
 from hwbench.worker.protocol import JobContext
 
-_BATCH = 16
-# Finer histograms find slightly better ranges and take in proportion longer (0.1 s a tensor with this many).
-_ENTROPY_BINS = 512
 # The int4 quantizer takes MatMul and leaves Gemm alone, so a MatMul must not be fused with the addition after it.
 _KEPT_APART = {"int4": ("MatMulAddFusion",)}
 
@@ -36,7 +33,8 @@ def run(job: JobContext) -> dict[str, Any]:
     ``.npy`` path; empty if the precision needs none).
 
     Returns:
-        ``contents``: what the deployed file holds, see `contents`.
+        ``contents``: what the deployed file holds, see `contents`; and ``kept_in_float``, the activations that a static
+        quantizer was made to leave in float, with the reason, if there are any.
     """
     precision = Precision.model_validate(job.params["precision"])
     source, target = Path(job.params["model"]), job.folder / "model.onnx"
@@ -46,12 +44,12 @@ def run(job: JobContext) -> dict[str, Any]:
     plain, folded = job.folder / "plain.onnx", job.folder / "folded.onnx"
     normalize(source, plain, shapes=job.params["shapes"])
     _fold(plain, folded, _KEPT_APART.get(precision.format, ()))
-    feeds = _Calibration(job.params["calibration"], precision.calibration.samples, folded)
-    _maker(precision)(folded, target, precision, feeds)
-    for leftover in job.folder.glob("*.onnx*"):
+    feeds = CalibrationFeeds(job.params["calibration"], precision.calibration.samples, folded)
+    kept = _maker(precision)(folded, target, precision, feeds)
+    for leftover in (*job.folder.glob("*.onnx*"), *job.folder.glob(RANGES)):
         if not leftover.name.startswith("model.onnx"):
             leftover.unlink()
-    made = contents(target)
+    made = contents(target) | ({"kept_in_float": dict(kept)} if kept else {})
     _require_effect(precision, made)
     return {"contents": made}
 
@@ -94,37 +92,8 @@ def quantizer_versions(precision: Precision) -> dict[str, str]:
     return found
 
 
-class _Calibration:
-    """Calibration inputs in batches, in the form ONNX Runtime's quantizer reads them."""
-
-    def __init__(self, files: Mapping[str, str], samples: int, model: Path) -> None:
-        self._files = {name: Path(file) for name, file in files.items()}
-        self._n = min((len(np.load(file, mmap_mode="r")) for file in self._files.values()), default=0)
-        self._n = min(self._n, samples)
-        fixed = {
-            value.type.tensor_type.shape.dim[0].dim_value
-            for value in read_proto(model).graph.input
-            if value.type.tensor_type.shape.dim
-        }
-        free = max(size for size in range(1, _BATCH + 1) if self._n % size == 0)
-        self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else free
-        self._batches = self.batches()
-
-    def batches(self) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        """Whole batches only; a set smaller than one batch is repeated to fill it.
-
-        A fixed graph takes no smaller ones, and the histograms of entropy and percentile need equal ones.
-        """
-        for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
-            chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
-            yield {name: np.resize(value, (self.batch, *value.shape[1:])) for name, value in chosen.items()}
-
-    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
-        """The next batch; None at the end."""
-        return next(self._batches, None)
-
-
-Maker = Callable[[Path, Path, Precision, _Calibration], None]
+Maker = Callable[[Path, Path, Precision, CalibrationFeeds], Mapping[str, str]]
+"""Writes the deployed file, and returns the tensors that it keeps in float with the reason."""
 
 
 def _maker(precision: Precision) -> Maker:
@@ -187,11 +156,12 @@ def _tidy(path: Path) -> None:
     onnx.save(ir.to_proto(model), path)  # external data stay where they are
 
 
-def _fp32(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+def _fp32(source: Path, target: Path, _precision: Precision, _feeds: CalibrationFeeds) -> Mapping[str, str]:
     save(onnx.load(source), target)
+    return {}
 
 
-def _int8_static(source: Path, target: Path, precision: Precision, feeds: _Calibration) -> None:
+def _int8_static(source: Path, target: Path, precision: Precision, feeds: CalibrationFeeds) -> Mapping[str, str]:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     kinds = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
@@ -200,55 +170,31 @@ def _int8_static(source: Path, target: Path, precision: Precision, feeds: _Calib
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
+    method = precision.calibration.method
     with _quiet():
-        found = (
-            {"calibration_cache_path": _entropy_ranges(source, feeds)}
-            if precision.calibration.method == "entropy"
-            else {}
-        )
+        calibrated = calibrate(source, feeds, method, precision.calibration.percentile, large=_is_large(source))
         quantize_static(
             source,
             target,
-            feeds,
             quant_format=QuantFormat.QDQ,
             per_channel=precision.per_channel,
             reduce_range=precision.reduce_range,
             activation_type=kinds[precision.activations],
             weight_type=kinds[precision.weights],
-            calibrate_method=methods[precision.calibration.method],
+            calibrate_method=methods[method],
+            calibration_cache_path=calibrated.file,
+            nodes_to_exclude=list(calibrated.nodes),
             use_external_data_format=_is_large(source),
             extra_options={
                 "ActivationSymmetric": precision.activations == "s8",
                 "WeightSymmetric": precision.weights == "s8",
                 "QuantizeBias": precision.quantize_bias,
-                "CalibPercentile": precision.calibration.percentile,
             },
-            **found,
         )
+    return calibrated.kept
 
 
-def _entropy_ranges(source: Path, feeds: _Calibration) -> Path:
-    """Find activation ranges of least divergence; returns the file they are kept in.
-
-    By default ONNX Runtime sorts values into 128 bins for 128 levels, which leaves one range to choose from: minmax's.
-    """
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator, save_tensors_data
-
-    augmented, ranges = source.with_name("calibrated.onnx"), source.with_name("ranges.json")
-    calibrator = create_calibrator(
-        source,
-        None,
-        str(augmented),
-        CalibrationMethod.Entropy,
-        use_external_data_format=_is_large(source),
-        extra_options={"num_bins": _ENTROPY_BINS},
-    )
-    calibrator.collect_data(feeds)
-    save_tensors_data(calibrator.compute_data(), ranges)
-    return ranges
-
-
-def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: _Calibration) -> None:
+def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: CalibrationFeeds) -> Mapping[str, str]:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     kinds = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
@@ -261,15 +207,18 @@ def _int8_dynamic(source: Path, target: Path, precision: Precision, _feeds: _Cal
             weight_type=kinds[precision.weights],
             use_external_data_format=_is_large(source),
         )
+    return {}
 
 
-def _int8_nncf(source: Path, target: Path, precision: Precision, feeds: _Calibration) -> None:
+def _int8_nncf(source: Path, target: Path, precision: Precision, feeds: CalibrationFeeds) -> Mapping[str, str]:
     try:
         import nncf
     except ImportError as error:
         raise UnavailableError("quantizer = 'nncf' needs the package nncf", "pip install 'hwbench-ml[nncf]'") from error
     symmetric = precision.activations == "s8"
     overflow = nncf.OverflowFix.ENABLE if precision.reduce_range else nncf.OverflowFix.DISABLE
+    with _quiet():
+        calibrated = calibrate(source, feeds, "minmax", 0.0, large=_is_large(source))
     batches = list(feeds.batches())
     model = nncf.quantize(
         onnx.load(source),
@@ -277,12 +226,14 @@ def _int8_nncf(source: Path, target: Path, precision: Precision, feeds: _Calibra
         preset=nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED,
         subset_size=len(batches),
         target_device=nncf.TargetDevice.CPU,
+        ignored_scope=nncf.IgnoredScope(names=list(calibrated.nodes)) if calibrated.nodes else None,
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
     )
     save(model, target)
+    return calibrated.kept
 
 
-def _int4(source: Path, target: Path, precision: Precision, _feeds: _Calibration) -> None:
+def _int4(source: Path, target: Path, precision: Precision, _feeds: CalibrationFeeds) -> Mapping[str, str]:
     from onnxruntime.quantization import QuantFormat
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
@@ -302,13 +253,15 @@ def _int4(source: Path, target: Path, precision: Precision, _feeds: _Calibration
     made: onnx.ModelProto = quantizer.model.model
     made.ir_version = max(made.ir_version, 10)
     save(made, target)
+    return {}
 
 
-def _fp16(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+def _fp16(source: Path, target: Path, _precision: Precision, _feeds: CalibrationFeeds) -> Mapping[str, str]:
     save(_half(onnx.load(source)), target)
+    return {}
 
 
-def _bf16(source: Path, target: Path, _precision: Precision, _feeds: _Calibration) -> None:
+def _bf16(source: Path, target: Path, _precision: Precision, _feeds: CalibrationFeeds) -> Mapping[str, str]:
     """The float16 conversion's graph, with bfloat16 in place of float16 and weights rounded once, from float32."""
     original = _raised(onnx.load(source), 22)  # the first opset in which convolutions take bfloat16
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in original.graph.initializer}
@@ -327,6 +280,7 @@ def _bf16(source: Path, target: Path, _precision: Precision, _feeds: _Calibratio
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
                 attribute.i = TensorProto.BFLOAT16
     save(model, target)
+    return {}
 
 
 def _raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -277,6 +277,8 @@ class _Run:
         others = self.record["profiles"].items()
         shared = [name for name, other in others if other["build"] == subject.build.key and name != profile.name]
         entry.update(status="ok", build=subject.build.key, shares_build_with=shared)
+        if kept := subject.build.manifest["contents"].get("kept_in_float"):
+            entry["kept_in_float"] = kept
         return self.prepared.case(profile, subject, reference)
 
     def _plan_studies(self, cases: Mapping[str, Case]) -> None:

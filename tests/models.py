@@ -97,6 +97,56 @@ def two_inputs(seed: int = 0) -> onnx.ModelProto:
     return make_model(nodes, inputs, {"y": (1, ["N", 3])}, weights | axes)
 
 
+def masked_transformer(masked: float, how: Literal["where", "add"] = "where", seed: int = 0) -> onnx.ModelProto:
+    """An attention block with a padding mask, ``x`` (N, 12, 16) and ``keep`` (N, 12) of 0 and 1 to ``y`` (N, 6).
+
+    Args:
+        masked: The score of a token that is padding: −inf, or a number such as float32's most negative.
+        how: Whether the mask replaces scores, as in ``masked_fill``, or is added to them, as in BERT.
+        seed: Seed of the weights.
+    """
+    mask = {
+        "where": [
+            helper.make_node("Greater", ["wide", "half"], ["visible"], "visible"),
+            helper.make_node("Where", ["visible", "scores", "masked"], ["seen"], "apply_mask"),
+        ],
+        "add": [
+            helper.make_node("Sub", ["one", "wide"], ["padding"], "padding"),
+            helper.make_node("Mul", ["padding", "masked"], ["penalty"], "penalty"),
+            helper.make_node("Add", ["scores", "penalty"], ["seen"], "apply_mask"),
+        ],
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "wq"], ["q"], "query"),
+        helper.make_node("MatMul", ["x", "wk"], ["k"], "key"),
+        helper.make_node("MatMul", ["x", "wv"], ["v"], "value"),
+        helper.make_node("Transpose", ["k"], ["kt"], "keys", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q", "kt"], ["scores"], "scores"),
+        helper.make_node("Unsqueeze", ["keep", "middle"], ["wide"], "widen"),
+        *mask[how],
+        helper.make_node("Softmax", ["seen"], ["attention"], "softmax", axis=-1),
+        helper.make_node("MatMul", ["attention", "v"], ["mixed"], "mix"),
+        helper.make_node("Add", ["mixed", "x"], ["sum"], "residual"),
+        helper.make_node("ReduceMean", ["sum", "middle"], ["pooled"], "pool", keepdims=0),
+        helper.make_node("MatMul", ["pooled", "w"], ["y"], "classifier"),
+    ]
+    weights = _normal(seed, wq=(16, 16), wk=(16, 16), wv=(16, 16), w=(16, 6))
+    weights |= {"middle": np.array([1]), "half": np.float32(0.5), "one": np.float32(1), "masked": np.float32(masked)}
+    inputs: dict[str, tuple[int, list[int | str]]] = {"x": (1, ["N", 12, 16]), "keep": (1, ["N", 12])}
+    return make_model(nodes, inputs, {"y": (1, ["N", 6])}, weights)
+
+
+def padded(batch: int, seed: int = 1) -> dict[str, Array]:
+    """Inputs of `masked_transformer`: 4 to 12 tokens each, the rest padding."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(4, 13, batch)
+    keep = np.arange(12) < lengths[:, None]
+    return {
+        "x": generator.standard_normal((batch, 12, 16)).astype(np.float32),
+        "keep": keep.astype(np.float32),
+    }
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A model whose node ``strange`` is of an operator that no runtime knows."""
     nodes = [

@@ -53,6 +53,7 @@ def _facts(view: View, name: str) -> tuple[tuple[str, str], ...]:
         ("Target", _target(about.get("target"))),
         ("Asked", asked_text(_mapping(about.get("asked")))),
         ("Ran", ran_text(_mapping(about.get("ran")))),
+        ("Kept in float", _kept(_mapping(about.get("kept_in_float")))),
         ("Build", about.get("build")),
         ("Same build as", ", ".join(map(str, about.get("shares_build_with") or ()))),
         ("Measured in", f"{number(seconds)} s" if isinstance(seconds, int | float) else None),
@@ -76,6 +77,12 @@ def _target(content: object) -> str:
         f"enforced by {target['mechanism']}" if target.get("mechanism") and (cap or quota) else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def _kept(reasons: Mapping[str, Any]) -> str:
+    """The tensors that 8 bits could not hold, with the reason."""
+    shown = [f"{name}: {why}" for name, why in list(reasons.items())[:LISTED]]
+    return "; ".join([*shown, *([f"and {len(reasons) - LISTED} more"] if len(reasons) > LISTED else [])])
 
 
 def _tables(view: View, name: str) -> tuple[Table, ...]:
