@@ -6,30 +6,31 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from hwbench.dataset import Dataset
+from hwbench.disk import explained, full_disk_named, require_space
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
 from hwbench.host import cache_home
+from hwbench.integrity import DamagedError, file_sha256, read_sealed, sealed
 from hwbench.model import MAX_IR_VERSION, MAX_OPSET, Model
 from hwbench.profile import Precision
 from hwbench.quantize import quantizer_versions
+from hwbench.scratch import PLACING, scratch_folder, sweep
 from hwbench.worker.protocol import REFUSED, Job, JobResult
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
 # Raised when the same inputs would give another file.
 _RECIPE = 3
-# How old a dead process's temporary folder must be: one of another machine that shares the cache looks dead from here.
-_STALE_S = 86_400.0
+_SCHEMA_VERSION = 2
+_MAKING = ".making-"
+_ADVICE = "free some space there, or set HWBENCH_CACHE to a folder on another disk"
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,30 @@ class Build:
 
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """A temporary folder in the cache; what killed runs left of theirs a day ago or more is removed on the way."""
-    home = cache_home() / "work"
-    home.mkdir(parents=True, exist_ok=True)
-    for left in home.iterdir():
-        owner = left.name.partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)) and time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix=f"{os.getpid()}-") as folder:
-        yield Path(folder)
+    """A temporary folder in the cache; those of processes that died are removed from the cache on the way."""
+    home = cache_home()
+    sweep(home / "work")
+    sweep(home / "builds", _MAKING)
+    with explained(home, _ADVICE):
+        (home / "work").mkdir(parents=True, exist_ok=True)
+    with full_disk_named(home, _ADVICE), scratch_folder(home / "work") as folder:
+        yield folder
 
 
 def make_build(
-    recipe: Recipe, folder: Path, run_job: Callable[[Job, Path], JobResult], cache: Path | None = None
+    recipe: Recipe,
+    folder: Path,
+    run_job: Callable[[Job, Path], JobResult],
+    cache: Path | None = None,
+    *,
+    replace: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Build:
     """Make a build, or take it from the cache, and place it in ``folder``.
+
+    What is there already, in the cache or in the folder, is used only if its manifest states this recipe and its files have the
+    hashes that the manifest names. Anything else is made again. What is placed is verified after it was copied, so that nothing
+    that happens to the cache meanwhile is believed.
 
     Two processes may make the same build at once: each works in a folder of its own and the first to finish is kept.
 
@@ -150,33 +160,130 @@ def make_build(
         folder: Where the build is placed, usually ``builds/<key>`` of a run directory.
         run_job: Runs a job in a worker, in the folder given.
         cache: The cache; default `cache_home`.
+        replace: Whether the folder belongs to hwbench, which may replace what is damaged in it.
+        say: Receiver of a sentence about each damaged build that was made again.
 
     Raises:
-        RunDirectoryError: ``folder`` holds other files.
+        RunDirectoryError: ``folder`` holds something else, or a damaged build that may not be replaced; a disk is full.
         ModelError: A dynamic dimension has no size.
         UnavailableError: The model holds nothing that this precision applies to, or the quantizer is not installed.
         JobError: The worker ended otherwise than ok.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    say = say or (lambda _: None)
+    there = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if there and not replace and not (folder / MANIFEST).is_file():
         raise RunDirectoryError(f"{folder}: holds something else than a build; name an empty or a new folder")
     recipe.model.require_sizes(recipe.shapes)
+    if there:
+        problem = damage(folder, recipe)
+        if not problem:
+            return _opened(folder, recipe)
+        if not replace:
+            raise RunDirectoryError(f"{folder}: holds a damaged build: {problem}; remove it, or name a new folder")
+        say(f"the build in {folder} was replaced: {problem}")
+        _remove(folder)
     kept = (cache or cache_home()) / "builds" / recipe.key
-    if not (kept / MANIFEST).is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".making-") as work:
-            _publish(_make(recipe, Path(work), run_job), kept)
-    if not (folder / MANIFEST).is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".placing-") as work:
-            placed = Path(shutil.copytree(kept, Path(work) / "build"))
-            _tell(placed / MANIFEST, recipe)
-            _publish(placed, folder)
-    return Build(recipe.key, folder, json.loads((folder / MANIFEST).read_text()))
+    with explained(folder, _ADVICE), scratch_folder(folder.parent, PLACING) as work:
+        placed = work / "build"
+        if not _from_cache(recipe, kept, placed, say):
+            with explained(kept.parent, _ADVICE), scratch_folder(kept.parent, _MAKING) as making:
+                made = _make(recipe, making, run_job)
+                _copy(made, placed)
+                _publish(made, kept)
+        _name_sources(placed / MANIFEST, recipe)
+        _publish(placed, folder)
+    if problem := damage(folder, recipe):  # only where another process made it meanwhile
+        raise RunDirectoryError(f"{folder}: {problem}")
+    return _opened(folder, recipe)
 
 
 def is_cached(recipe: Recipe) -> bool:
-    """True if the cache holds the build."""
-    return (cache_home() / "builds" / recipe.key / MANIFEST).is_file()
+    """True if the cache holds the build; its content is verified when it is used."""
+    return not damage(cache_home() / "builds" / recipe.key, recipe, content=False)
+
+
+def damage(folder: Path, recipe: Recipe, *, content: bool = True) -> str:
+    """Reason for which a folder does not hold the build of a recipe; empty if it does.
+
+    Args:
+        folder: The folder.
+        recipe: What it should hold.
+        content: Whether to hash the files, beside looking at their sizes.
+    """
+    try:
+        manifest = read_sealed(folder / MANIFEST)
+        if differing := sorted(key for key, value in _stated(recipe).items() if manifest.get(key) != value):
+            return f"{MANIFEST} states another {', '.join(differing)}"
+        there = {path.name for path in folder.glob(f"{MODEL_FILE}*")}
+        if unlike := sorted(there ^ manifest["files"].keys()):
+            return f"{', '.join(unlike)} is missing, or not part of it"
+        for name, known in manifest["files"].items():
+            if not _is_intact(folder / name, known, content=content):
+                return f"{name} is not what was made"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except DamagedError as error:
+        return f"{MANIFEST}: {error}"
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    return ""
+
+
+def _is_intact(file: Path, known: Mapping[str, Any], *, content: bool) -> bool:
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != known["bytes"]:
+        return False
+    return not content or file_sha256(file) == known["sha256"]
+
+
+def _stated(recipe: Recipe) -> dict[str, Any]:
+    """The part of a manifest that follows from the recipe alone."""
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "build": recipe.key,
+        "asked": recipe.asked,
+        "shapes": {name: list(shape) for name, shape in recipe.shapes.items()},
+        "versions": quantizer_versions(recipe.precision),
+    }
+
+
+def _opened(folder: Path, recipe: Recipe) -> Build:
+    return Build(recipe.key, folder, read_sealed(folder / MANIFEST))
+
+
+def _from_cache(recipe: Recipe, kept: Path, placed: Path, say: Callable[[str], None]) -> bool:
+    """Copy a build from the cache and verify the copy; what is damaged is removed from the cache.
+
+    Returns:
+        Whether ``placed`` holds the build.
+    """
+    problem = damage(kept, recipe, content=False)
+    if not problem:
+        try:
+            _copy(kept, placed)
+        except (FileNotFoundError, DamagedError):
+            problem = "it was removed meanwhile"
+        problem = problem or damage(placed, recipe)
+        if not problem:
+            return True
+        shutil.rmtree(placed)
+    if os.path.lexists(kept):
+        say(f"the cached build {kept} was made again: {problem}")
+        _remove(kept)
+    return False
+
+
+def _copy(build: Path, place: Path) -> None:
+    """Copy a build's manifest and the files it names."""
+    place.mkdir()
+    for name in (MANIFEST, *read_sealed(build / MANIFEST)["files"]):
+        shutil.copyfile(build / name, place / name, follow_symlinks=False)
+
+
+def _remove(folder: Path) -> None:
+    """Remove whatever has this name. It is renamed first: nobody sees half of it."""
+    with scratch_folder(folder.parent, _MAKING) as aside, suppress(FileNotFoundError):
+        folder.rename(aside / "removed")
 
 
 def _make(recipe: Recipe, work: Path, run_job: Callable[[Job, Path], JobResult]) -> Path:
@@ -186,26 +293,31 @@ def _make(recipe: Recipe, work: Path, run_job: Callable[[Job, Path], JobResult])
     if result.data.get(REFUSED):
         raise ModelError(result.detail)
     if not result.ok:
+        require_space(work, result.detail, _ADVICE)
         raise JobError(f"making the {recipe.precision.format} build ended in {result.status}: {result.detail}")
     made = work / "build"
     made.mkdir()
-    digest = hashlib.sha256()
+    files = {}
     for file in sorted(result.folder.glob(f"{MODEL_FILE}*")):
-        digest.update(file.read_bytes())
+        files[file.name] = {"sha256": file_sha256(file), "bytes": file.stat().st_size}
         file.rename(made / file.name)
     manifest = {
-        "schema_version": 1,
-        "build": recipe.key,
+        **_stated(recipe),
         "model": {"file": recipe.model.path.name, "sha256": recipe.model.sha256},
-        "asked": recipe.asked,
-        "shapes": {name: list(shape) for name, shape in recipe.shapes.items()},
         "calibration": _calibration(recipe),
-        "versions": quantizer_versions(recipe.precision),
         "contents": result.data["contents"],
-        "sha256": digest.hexdigest(),
+        "sha256": _whole(files),
+        "files": files,
     }
-    (made / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    (made / MANIFEST).write_text(json.dumps(sealed(manifest), indent=2))
     return made
+
+
+def _whole(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One hash of a build: that of its file; of several files, over their names and hashes."""
+    if len(files) == 1:
+        return str(next(iter(files.values()))["sha256"])
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _calibration(recipe: Recipe) -> dict[str, Any] | None:
@@ -215,12 +327,12 @@ def _calibration(recipe: Recipe) -> dict[str, Any] | None:
     return {"source": recipe.calibration.source, "n": used, "note": recipe.calibration_note}
 
 
-def _tell(file: Path, recipe: Recipe) -> None:
-    """Have a manifest name this recipe's model and calibration: a cached build was made of equal ones of other names."""
-    manifest = json.loads(file.read_text())
-    manifest["model"]["file"] = recipe.model.path.name
+def _name_sources(file: Path, recipe: Recipe) -> None:
+    """Update source names in a manifest copied from the cache."""
+    manifest = read_sealed(file)
+    manifest["model"] = {"file": recipe.model.path.name, "sha256": recipe.model.sha256}
     manifest["calibration"] = _calibration(recipe)
-    file.write_text(json.dumps(manifest, indent=2))
+    file.write_text(json.dumps(sealed(manifest), indent=2))
 
 
 def _publish(made: Path, place: Path) -> None:

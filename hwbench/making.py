@@ -75,7 +75,8 @@ class Making:
         return Subject(build, profile.backend, profile.full_options, profile.target.machine)
 
     def _make(self, recipe: Recipe) -> Build:
-        return make_build(recipe, self._directory.build_folder(recipe.key), self._scheduler.make)
+        folder, say = self._directory.build_folder(recipe.key), self._prepared.repairs.append
+        return make_build(recipe, folder, self._scheduler.make, replace=True, say=say)
 
 
 def require(profile: Profile, scheduler: Scheduler, packages: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ REFERENCE_PROFILE = Profile(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A specification whose every part was opened and checked: nothing of it can be refused any more."""
+    """A specification whose every part was opened and checked: nothing of it can be refused any more.
+
+    Its ``repairs`` name the damaged builds and job results that were made again, as they are met.
+    """
 
     spec: RunSpec
     model: Model
@@ -49,6 +52,7 @@ class Prepared:
     task: str
     output: str
     work: Path
+    repairs: list[str] = field(default_factory=list)
 
     def case(self, profile: Profile, subject: Subject, reference: Subject) -> Case:
         """What a study measures of one profile."""
@@ -159,7 +163,7 @@ def check_builds(prepared: Prepared) -> None:
     for profile in prepared.profiles:
         recipe = prepared.recipe(profile, prepared.model)
         try:
-            build = make_build(recipe, prepared.work / "builds" / recipe.key, target.run)
+            build = make_build(recipe, prepared.work / "builds" / recipe.key, target.run, say=prepared.repairs.append)
         except (UnavailableError, JobError):
             continue  # told when the profile's turn comes
         subject = Subject(build, profile.backend, profile.full_options)

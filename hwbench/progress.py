@@ -33,6 +33,9 @@ class Progress(Protocol):
     def note(self, profile: str, status: str) -> None:
         """A profile is finished."""
 
+    def say(self, text: str) -> None:
+        """A remark that stays: something damaged was made again."""
+
 
 class Silent:
     """Shows nothing."""
@@ -53,4 +56,7 @@ class Silent:
         """Nothing."""
 
     def note(self, profile: str, status: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
         """Nothing."""

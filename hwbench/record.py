@@ -71,6 +71,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
             for profile in prepared.profiles
         },
         "verdicts": [],
+        "repairs": [],
         "budget": {"seconds": spec.budget, "wall_s": 0.0, "job_s": {}, "declined": []},
     }
 

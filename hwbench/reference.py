@@ -35,7 +35,7 @@ def try_reference(prepared: Prepared, budget: Budget) -> dict[str, JobResult]:
     target, path = open_target("local"), prepared.reference.path
     recipe = prepared.recipe(REFERENCE_PROFILE, prepared.reference)
     try:
-        build = make_build(recipe, prepared.work / "reference" / recipe.key, target.run)
+        build = make_build(recipe, prepared.work / "reference" / recipe.key, target.run, say=prepared.repairs.append)
     except JobError as error:
         raise ModelError(f"{path}: the reference cannot be prepared: {error}") from error
     subject = Subject(build, REFERENCE_PROFILE.backend, REFERENCE_PROFILE.full_options)

@@ -171,6 +171,7 @@ class _Run:
         self._rows: dict[str, dict[str, list[Row]]] = {}
         self._announced: set[str] = set()
         self._undecided: dict[tuple[str, int], bool] = {}
+        self._repairs = 0
 
     @property
     def rows(self) -> list[Row]:
@@ -222,6 +223,14 @@ class _Run:
         if fresh:
             self.progress.plan(len(fresh))
 
+    def _report_repairs(self) -> None:
+        """Say which damaged builds and results were made again since the last call."""
+        repairs = self.prepared.repairs
+        for text in repairs[self._repairs :]:
+            self.progress.say(text)
+        self._repairs = len(repairs)
+        self.record["repairs"] = list(repairs)
+
     def save(self, state: str) -> None:
         """Bring table and ``run.json`` up to date, so that whatever happens next, what is finished can be read."""
         self.verdicts = [
@@ -231,6 +240,7 @@ class _Run:
                 profile, [row for row in self.rows if row.profile == profile.name], self.prepared.metrics[0].name
             )
         ]
+        self._report_repairs()
         self.record["state"] = state
         self.record["finished"] = now() if state != "running" else None
         self.record["verdicts"] = [finite(vars(verdict)) for verdict in self.verdicts]
@@ -274,6 +284,7 @@ class _Run:
                 self._keep(profile, None, name, Analysis([study.missing(status, str(error))]))
             self.progress.note(profile.name, status)
             return None
+        self._report_repairs()
         others = self.record["profiles"].items()
         shared = [name for name, other in others if other["build"] == subject.build.key and name != profile.name]
         entry.update(status="ok", build=subject.build.key, shares_build_with=shared)

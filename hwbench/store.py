@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import json
@@ -15,15 +14,15 @@ from typing import Any, Self
 
 import polars as pl
 
+from hwbench.disk import explained
 from hwbench.errors import RunDirectoryError
+from hwbench.scratch import PLACING, sweep
 from hwbench.table import SCHEMA
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 TABLE_FILE = "measurements.parquet"
-_UNWRITABLE = frozenset(
-    {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}
-)
+_ADVICE = "free some space and go on with --resume"
 
 
 class RunDirectory:
@@ -65,7 +64,7 @@ class RunDirectory:
                 the folder cannot be written.
         """
         directory = cls(path)
-        with _explained(path):
+        with explained(path, _ADVICE):
             if path.exists() and not path.is_dir():
                 raise RunDirectoryError(f"{path}: is a file; name a folder")
             if path.is_dir() and any(path.iterdir()) and not (path / RUN_FILE).is_file() and not _only_lock(path):
@@ -73,6 +72,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             with _lock(path):
                 directory._claim(record, overwrite=overwrite, resume=resume)
+                sweep(path / "builds", PLACING)
                 yield directory
 
     def read(self) -> dict[str, Any]:
@@ -228,19 +228,6 @@ def _lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunDirectoryError(f"{place}: the disk is full; free some space and go on with --resume") from error
-        if error.errno in _UNWRITABLE:
-            raise RunDirectoryError(f"{place}: cannot be written: {error.strerror}") from error
-        raise
 
 
 def _only_lock(path: Path) -> bool:

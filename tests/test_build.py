@@ -3,23 +3,32 @@
 import hashlib
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from hwbench.build import MANIFEST, Recipe, make_build, work_folder
+from hwbench import quantize
+from hwbench.build import MANIFEST, Recipe, damage, make_build, work_folder
 from hwbench.dataset import Dataset
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
 from hwbench.host import cache_home
+from hwbench.integrity import file_sha256
 from hwbench.model import Model
 from hwbench.npy import NpyWriter
 from hwbench.profile import Precision, load_profile
+from hwbench.scratch import scratch_folder, sweep
 from hwbench.targets import open_target
-from hwbench.worker.protocol import Limits
+from hwbench.worker.protocol import JobContext, JobResult, Limits
 from tests import models
 
 
@@ -65,6 +74,34 @@ def counted():
 
     run.jobs = []
     return run
+
+
+@pytest.fixture
+def here():
+    """The real quantizer without a worker's start; counts its jobs."""
+
+    def run(job, folder):
+        run.jobs.append(job.task)
+        folder.mkdir(parents=True)
+        return JobResult("ok", folder, quantize.run(JobContext(folder, job.params)))
+
+    run.jobs = []
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 128 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system takes root")
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 # Keys
@@ -275,18 +312,239 @@ def test_two_processes_may_build_at_once(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "a.made", "b.made", "cache", "shared"}
 
 
-def test_what_killed_runs_left_is_removed_and_living_ones_are_left_alone(tmp_path, monkeypatch):
+# Damage
+
+
+@pytest.fixture(scope="module")
+def good(model, tmp_path_factory):
+    """A cache that holds one fp32 build and one fp16 build of the same model, and what they are."""
+    home = tmp_path_factory.mktemp("good")
+    recipes = {name: Recipe(model, Precision(format=name), {"x": (64,)}) for name in ("fp32", "fp16")}
+    for name, recipe in recipes.items():
+        make_build(recipe, home / name, open_target("local").run, home / "cache")
+    return home / "cache" / "builds", recipes
+
+
+def flip(file, place=0.5, bit=3):
+    content = bytearray(file.read_bytes())
+    content[min(int(place * len(content)), len(content) - 1)] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def other_slot(kept):
+    shutil.rmtree(kept)
+    other = next(path for path in kept.parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    shutil.copytree(other, kept)
+
+
+def another_model(kept):
+    (kept / "model.onnx").write_bytes((next(p for p in kept.parent.iterdir() if p != kept) / "model.onnx").read_bytes())
+
+
+def edited(kept):
+    manifest = json.loads((kept / MANIFEST).read_text())
+    manifest["asked"]["format"] = "int8"
+    (kept / MANIFEST).write_text(json.dumps(manifest))
+
+
+def from_pipe(kept):
+    (kept / "model.onnx").unlink()
+    os.mkfifo(kept / "model.onnx")
+
+
+DAMAGE = {
+    "flipped weight": lambda kept: flip(kept / "model.onnx"),
+    "truncated": lambda kept: os.truncate(kept / "model.onnx", 100),
+    "empty": lambda kept: os.truncate(kept / "model.onnx", 0),
+    "no model": lambda kept: (kept / "model.onnx").unlink(),
+    "a pipe": from_pipe,
+    "a link": lambda kept: ((kept / "model.onnx").unlink(), (kept / "model.onnx").symlink_to("/dev/zero")),
+    "a folder": lambda kept: ((kept / "model.onnx").unlink(), (kept / "model.onnx").mkdir()),
+    "another model": another_model,
+    "another build": other_slot,
+    "extra data": lambda kept: (kept / "model.onnx.data").write_bytes(b"more"),
+    "no manifest": lambda kept: (kept / MANIFEST).unlink(),
+    "flipped manifest": lambda kept: flip(kept / MANIFEST),
+    "edited manifest": edited,
+    "garbage manifest": lambda kept: (kept / MANIFEST).write_bytes(b"\xff\x00{"),
+    "a list": lambda kept: (kept / MANIFEST).write_text("[]"),
+    "deep manifest": lambda kept: (kept / MANIFEST).write_text("[" * 100_000),
+    "other schema": lambda kept: (kept / MANIFEST).write_text('{"schema_version": 99}'),
+    "nothing at all": lambda kept: [path.unlink() for path in kept.iterdir()],
+    "a file": lambda kept: (shutil.rmtree(kept), kept.write_text("no folder")),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("where", ["cache", "folder"])
+def test_a_damaged_build_is_made_again_and_named(good, here, tmp_path, how, where):
+    shutil.copytree(good[0], tmp_path / "cache" / "builds")
+    recipe, said = good[1]["fp32"], []
+    kept, folder = tmp_path / "cache" / "builds" / recipe.key, tmp_path / "run" / recipe.key
+    whole = hashlib.sha256((kept / "model.onnx").read_bytes()).hexdigest()
+    if where == "folder":
+        shutil.copytree(kept.parent, folder.parent)
+    DAMAGE[how](kept if where == "cache" else folder)
+    build = make_build(recipe, folder, here, tmp_path / "cache", replace=True, say=said.append)
+    assert len(here.jobs) == (where == "cache")
+    assert hashlib.sha256(build.model.read_bytes()).hexdigest() == whole == build.manifest["sha256"]
+    (text,) = said or [""] if how == "nothing at all" and where == "folder" else said
+    assert str(kept if where == "cache" else folder) in text or how == "nothing at all"
+    for path in (kept, folder):
+        assert {file.name for file in path.iterdir()} == {"model.onnx", MANIFEST}
+        assert damage(path, recipe) == ""
+        assert len(list(path.parent.iterdir())) == len(list(good[0].iterdir())) if path is kept else True
+
+
+def test_an_entry_that_cannot_be_read_is_made_again(good, counted, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    shutil.copytree(good[0], tmp_path / "cache" / "builds")
+    recipe, said = good[1]["fp32"], []
+    (tmp_path / "cache" / "builds" / recipe.key / "model.onnx").chmod(0)
+    make_build(recipe, tmp_path / "b", counted, tmp_path / "cache", say=said.append)
+    assert "cannot be read" in said[0]
+
+
+def test_damaged_external_data_are_noticed(recipe, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 5_000)
+    said, wanted = [], recipe(format="fp32")
+    first = make_build(wanted, tmp_path / "a", here, tmp_path / "cache")
+    assert first.manifest["files"].keys() == {"model.onnx", "model.onnx.data"}
+    flip(tmp_path / "cache" / "builds" / wanted.key / "model.onnx.data")
+    second = make_build(wanted, tmp_path / "b", here, tmp_path / "cache", say=said.append)
+    assert len(here.jobs) == 2
+    assert "model.onnx.data is not what was made" in said[0]
+    assert second.manifest["sha256"] == first.manifest["sha256"]
+
+
+def test_a_file_of_the_same_size_and_time_is_noticed(good, counted, tmp_path):
+    """Also where the process has hashed the file before, and its time is set back."""
+    shutil.copytree(good[0], tmp_path / "cache" / "builds")
+    recipe, said = good[1]["fp32"], []
+    model = tmp_path / "cache" / "builds" / recipe.key / "model.onnx"
+    os.utime(model, ns=(0, 0))
+    time.sleep(2.1)  # from now on the hash is kept
+    before = file_sha256(model)
+    flip(model)
+    os.utime(model, ns=(0, 0))
+    assert file_sha256(model) != before
+    make_build(recipe, tmp_path / "b", counted, tmp_path / "cache", say=said.append)
+    assert "model.onnx is not what was made" in said[0]
+
+
+def test_a_damaged_build_of_the_users_is_not_replaced(good, counted, tmp_path):
+    recipe = good[1]["fp32"]
+    shutil.copytree(good[0] / recipe.key, tmp_path / "b")
+    flip(tmp_path / "b" / "model.onnx")
+    with pytest.raises(RunDirectoryError, match=r"holds a damaged build: model\.onnx is not what was made"):
+        make_build(recipe, tmp_path / "b", counted, good[0].parent)
+
+
+# Full disks
+
+
+def limited(job, folder, size=20_000):
+    """A worker that cannot write large files, as on a full disk."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        return open_target("local").run(job, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_a_worker_without_room_names_the_cache(recipe, tmp_path, counted):
+    with pytest.raises(RunDirectoryError, match=r"cache/builds/\.making-.*: the disk is full .*HWBENCH_CACHE"):
+        make_build(recipe(format="fp32"), tmp_path / "b", limited, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "builds").iterdir()) == []
+    assert not (tmp_path / "b").exists()
+    make_build(recipe(format="fp32"), tmp_path / "b", counted, tmp_path / "cache")
+
+
+def test_a_full_cache_disk_is_named(recipe, tmp_path, counted, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(small_disk.stat().st_blksize * 20))
+    with pytest.raises(RunDirectoryError, match=f"{small_disk}/.*: the disk is full.*HWBENCH_CACHE"):
+        make_build(recipe(format="fp32"), tmp_path / "b", counted, small_disk / "cache")
+    assert not (tmp_path / "b").exists()
+
+
+# What killed runs left
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from hwbench.scratch import scratch_folder
+with scratch_folder(Path(sys.argv[1]), sys.argv[2]) as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def owner():
+    """Starts processes that hold a scratch folder until they are killed."""
+    started = []
+
+    def start(parent, prefix=""):
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(parent), prefix],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)},
+        )
+        started.append(process)
+        return process, Path(process.stdout.readline().strip())
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("parent", "prefix"), [("work", ""), ("builds", ".making-")])
+def test_what_killed_runs_left_is_removed_and_living_ones_are_left_alone(tmp_path, monkeypatch, owner, parent, prefix):
     monkeypatch.setenv("HWBENCH_CACHE", str(tmp_path))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    dead, fresh, living = (
-        tmp_path / "work" / name for name in (f"{ended.pid}-old", f"{ended.pid}-new", f"{os.getpid()}-a")
-    )
-    for folder in (dead, fresh, living):
-        folder.mkdir(parents=True)
-    for folder in (dead, living):
-        os.utime(folder, (0, 0))
+    (dying, dead), (_, living) = owner(tmp_path / parent, prefix), owner(tmp_path / parent, prefix)
+    (dead / "large").write_bytes(bytes(1000))
+    dying.kill()
+    dying.wait()
+    fresh, old, build = (tmp_path / parent / name for name in (f"{prefix}fresh", f"{prefix}old", "0123456789abcdef"))
+    for folder in (fresh, old, *([build] if prefix else [])):
+        folder.mkdir()
+    os.utime(old, (0, 0))
     with work_folder() as own:
         assert own.is_dir()
-        assert {path.name for path in own.parent.iterdir()} == {fresh.name, living.name, own.name}
+        assert not dead.exists()
+        assert not old.exists()
+        assert living.exists()
+        assert fresh.exists()  # its maker may be about to lock it
+        assert build.exists() == bool(prefix)
     assert not own.exists()
+
+
+def test_folders_are_made_while_others_sweep(tmp_path):
+    """Nothing that is in use is removed, however the steps of making and sweeping fall."""
+    done = threading.Event()
+
+    def sweeping():
+        while not done.is_set():
+            sweep(tmp_path)
+
+    def making(_):
+        for _ in range(100):
+            with scratch_folder(tmp_path) as folder:
+                (folder / "file").write_text("mine")
+                assert (folder / "file").read_text() == "mine"
+
+    with ThreadPoolExecutor(6) as pool:
+        sweepers = [pool.submit(sweeping) for _ in range(2)]
+        try:
+            list(pool.map(making, range(4)))
+        finally:
+            done.set()
+        for sweeper in sweepers:
+            sweeper.result()
+    assert list(tmp_path.iterdir()) == []

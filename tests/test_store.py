@@ -299,3 +299,11 @@ def test_a_limit_on_file_sizes_is_told(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert run.table().equals(SMALL)
     assert files(run.path) == [".lock", TABLE_FILE, RUN_FILE]
+
+
+def test_what_a_killed_run_was_placing_is_removed(tmp_path):
+    run = finished(tmp_path / "run")
+    (run.path / "builds" / ".placing-abc").mkdir(parents=True)
+    (run.path / "builds" / ".placing-abc" / ".lock").touch()
+    finished(tmp_path / "run", resume=True)
+    assert not list((run.path / "builds").iterdir())

@@ -116,6 +116,10 @@ class LiveProgress:
         """A profile is finished."""
         self._console.print(f"{_MARKS.get(status, '✗')} {profile} ({status})", highlight=False, markup=False)
 
+    def say(self, text: str) -> None:
+        """A remark that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
 
 def describe(interim: Interim, before: int, seconds: float) -> str:
     """How far something is, how fast it goes, and how long it will take.

@@ -65,7 +65,13 @@ _GENERAL = (
 def methods(view: View) -> list[tuple[str, str]]:
     """The methods behind this run's figures, a few sentences per study."""
     texts = [(study_title(study), METHODS[study]) for study in view.studies if study in METHODS]
-    return [_GENERAL, *texts, *_budget(view)]
+    return [_GENERAL, *texts, *_budget(view), *_repairs(view)]
+
+
+def _repairs(view: View) -> list[tuple[str, str]]:
+    """Damaged builds and job results that were found by their hashes and made again."""
+    repairs = view.run.get("repairs")
+    return [("Repairs", " ".join(f"{text}." for text in repairs))] if isinstance(repairs, list) and repairs else []
 
 
 def _budget(view: View) -> list[tuple[str, str]]:

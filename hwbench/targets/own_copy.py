@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from hwbench.integrity import DamagedError, file_sha256, read_sealed, sealed
 
 _MANIFEST = "own-copy.json"
 
@@ -39,21 +40,31 @@ class OwnCopy:
 
     @classmethod
     def make(cls, folder: Path, mapped: Sequence[str], read: Iterable[str]) -> OwnCopy:
-        """Copy what a worker mapped, unless ``folder`` holds that already.
+        """Copy what a worker mapped, unless ``folder`` holds that already, undamaged.
 
         Args:
             folder: Made if it is missing.
             mapped: The files a worker had mapped, by their full paths.
             read: The files it read besides.
         """
-        if not (folder / _MANIFEST).is_file():
+        try:
+            return cls.load(folder)
+        except (FileNotFoundError, DamagedError):
             _Maker(folder).make([Path(path) for path in mapped], read)
         return cls.load(folder)
 
     @classmethod
     def load(cls, folder: Path) -> OwnCopy:
-        """The copy that `make` left in a folder."""
-        content: Mapping[str, Any] = json.loads((folder / _MANIFEST).read_text())
+        """The copy that `make` left in a folder.
+
+        Raises:
+            FileNotFoundError: There is none, or a file of it is missing.
+            DamagedError: It is not what was copied.
+        """
+        content = read_sealed(folder / _MANIFEST)
+        for name, digest in content["copied"].items():
+            if file_sha256(folder / name) != digest:
+                raise DamagedError(f"{folder / name} is not what was copied")
         copied = tuple(folder / name for name in content["copied"])
         read = tuple(Path(path) for path in content["read"])
         return cls(folder, tuple(folder / name for name in content["roots"]), copied, read, content["bytes"])
@@ -107,11 +118,11 @@ class _Maker:
                 self._mirror(entry, path.relative_to(entry))
         content = {
             "roots": [path.name for path in self._roots.values()],
-            "copied": [str(path.relative_to(self._folder)) for path in self._copied],
+            "copied": {str(path.relative_to(self._folder)): file_sha256(path) for path in self._copied},
             "read": sorted({*read, *(str(path) for path in mapped if path not in libraries)}),
             "bytes": sum(path.stat().st_size for path in self._copied),
         }
-        (self._folder / _MANIFEST).write_text(json.dumps(content))
+        (self._folder / _MANIFEST).write_text(json.dumps(sealed(content)))
 
     def _library(self, path: Path) -> None:
         """A library that the loader finds by name: under that name, and those of the links to it."""

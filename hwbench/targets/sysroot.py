@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from urllib.parse import unquote
 
 from hwbench.errors import UnavailableError, UnknownNameError
 from hwbench.host import cache_home
+from hwbench.scratch import scratch_folder, sweep
 from hwbench.targets.qemu import find_qemu
 
 MANIFEST = "system-root.json"
@@ -144,11 +144,12 @@ def install(
         find_qemu("aarch64" if arch == "aarch64" else "x86_64")
         downloads = place.parent / f"downloads-{place.name}"
         downloads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as work:
-            apt = _Apt(Path(work), pins, mirror, keyring)
+        sweep(place.parent, ".making-")
+        with scratch_folder(place.parent, ".making-") as work:
+            apt = _Apt(work, pins, mirror, keyring)
             debian = apt.download(downloads, tell)
-            requirements = _download_wheels(pins, downloads, Path(work), tell)
-            root = Path(work) / "root"
+            requirements = _download_wheels(pins, downloads, work, tell)
+            root = work / "root"
             root.mkdir()
             tell("unpacking")
             for package in debian:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from models import mlp
 
+from hwbench.integrity import DamagedError
 from hwbench.targets import open_target
 from hwbench.targets.own_copy import OwnCopy
 from hwbench.worker.protocol import Job, Limits, Progress
@@ -120,3 +121,16 @@ def test_files_that_are_gone_are_passed_over(own):
 def test_own_and_shared_files_are_different_work(job, own):
     assert replace(job, own_copy=str(own.folder)).key != job.key
     assert replace(job, own_copy="/elsewhere").key == replace(job, own_copy=str(own.folder)).key
+
+
+def test_a_damaged_copy_is_made_again(survey, tmp_path):
+    made = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"])
+    library = max(made.copied, key=lambda path: path.stat().st_size)
+    whole = library.read_bytes()
+    with library.open("r+b") as file:
+        file.seek(len(whole) // 2)
+        file.write(bytes([whole[len(whole) // 2] ^ 1]))
+    with pytest.raises(DamagedError, match=f"{library} is not what was copied"):
+        OwnCopy.load(made.folder)
+    OwnCopy.make(made.folder, survey.data["mapped"], survey.data["read"])
+    assert library.read_bytes() == whole

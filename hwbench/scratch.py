@@ -1,0 +1,87 @@
+"""Temporary folders that the next start removes if the process that made them was killed (standard library only).
+
+A folder is in use while its maker holds a lock on a file in it. The kernel drops the lock with the process, however that ends,
+and process ids, which are used again, play no part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".lock"
+PLACING = ".placing-"
+"""Beginning of the names of folders in which builds are put together beside where they are placed."""
+# A folder without a lock file is being made at this moment, or was left by an earlier version.
+_STALE_S = 86_400.0
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
+    """A temporary folder, in use until the context ends or the process dies.
+
+    Args:
+        parent: Where to make it; made if it is missing.
+        prefix: Beginning of its name.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, lock = _hold(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(parent: Path, prefix: str = "") -> None:
+    """Remove the scratch folders of dead processes; those of living ones, here or on machines that share it, are left alone.
+
+    Args:
+        parent: Where they are.
+        prefix: Beginning of their names.
+    """
+    with suppress(OSError):
+        for entry in list(os.scandir(parent)):
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
+                with suppress(OSError):  # another process removes it too, or it is not ours to remove
+                    _remove_abandoned(Path(entry.path))
+
+
+def _hold(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make a folder and lock it; again where a sweep came between the two."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with suppress(FileNotFoundError):
+            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            with suppress(OSError):  # a file system without locks: nobody else can lock it either, and it is not swept
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_there(folder, lock):
+                return folder, lock
+            os.close(lock)
+
+
+def _is_there(folder: Path, lock: int) -> bool:
+    try:
+        return os.path.samestat((folder / LOCK).stat(), os.fstat(lock))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_abandoned(folder: Path) -> None:
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        if time.time() - folder.stat().st_mtime > _STALE_S:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
