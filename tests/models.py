@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -147,6 +147,32 @@ def padded(batch: int, seed: int = 1) -> dict[str, Array]:
     }
 
 
+def detector(separate: bool = False, seed: int = 0) -> onnx.ModelProto:
+    """A small detection head, ``x`` (N, 3, 8, 8) to ``y`` (N, 7, 64): boxes in pixels to 640 and three classes' scores to 1.
+
+    Args:
+        separate: Whether boxes and scores are outputs of their own, ``boxes`` (N, 4, 64) and ``scores`` (N, 3, 64).
+        seed: Seed of the weights.
+    """
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], "stem_relu"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "box_head"),
+        helper.make_node("Sigmoid", ["c2"], ["s2"], "box_sigmoid"),
+        helper.make_node("Mul", ["s2", "pixels"], ["p2"], "to_pixels"),
+        helper.make_node("Reshape", ["p2", "box_shape"], ["boxes"], "box_rows"),
+        helper.make_node("Conv", ["r1", "w3", "b3"], ["c3"], "score_head"),
+        helper.make_node("Sigmoid", ["c3"], ["s3"], "score_sigmoid"),
+        helper.make_node("Reshape", ["s3", "score_shape"], ["scores"], "score_rows"),
+        *([] if separate else [helper.make_node("Concat", ["boxes", "scores"], ["y"], "join", axis=1)]),
+    ]
+    weights = _normal(seed, w1=(8, 3, 3, 3), b1=(8,), w2=(4, 8, 1, 1), w3=(3, 8, 1, 1))
+    weights |= {"w3": 2 * weights["w3"], "b3": np.float32([-3, -4, -3]), "pixels": np.float32(640)}
+    weights |= {"box_shape": np.array([0, 4, 64]), "score_shape": np.array([0, 3, 64])}
+    both: dict[str, tuple[int, list[int | str]]] = {"boxes": (1, ["N", 4, 64]), "scores": (1, ["N", 3, 64])}
+    return make_model(nodes, {"x": (1, ["N", 3, 8, 8])}, both if separate else {"y": (1, ["N", 7, 64])}, weights)
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A model whose node ``strange`` is of an operator that no runtime knows."""
     nodes = [
@@ -179,8 +205,12 @@ def static_int8(
     reduce_range: bool = False,
     symmetric: bool = False,
     samples: int = 32,
+    in_float: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """The QDQ version of a model, calibrated on random inputs; ``symmetric`` activations have zero point 0."""
+    """The QDQ version of a model, calibrated on random inputs; ``symmetric`` activations have zero point 0.
+
+    The nodes named by ``in_float`` are not quantized.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the runtime has no types
@@ -201,6 +231,7 @@ def static_int8(
             reduce_range=reduce_range,
             activation_type=types[activations],
             weight_type=types[weights],
+            nodes_to_exclude=list(in_float),
             extra_options={"ActivationSymmetric": symmetric},
         )
         return onnx.load(path)

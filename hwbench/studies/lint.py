@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 from pydantic import field_validator
 
-from hwbench.lint import TARGETS, Finding, LintTarget, lint
+from hwbench.lint import TARGETS, Finding, lint
+from hwbench.scales import lint_scales
 from hwbench.studies.base import Analysis, Case, Settings, Study
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import Job, JobResult
+
+ANY = "any"
+"""The kind of machine of findings that hold everywhere."""
 
 
 class LintSettings(Settings):
@@ -28,7 +33,10 @@ class LintSettings(Settings):
 
 
 class LintStudy(Study):
-    """Reads the deployed graph and runs nothing; see `hwbench.lint` for what is known of each kind of machine."""
+    """Reads the deployed graph and runs nothing.
+
+    `hwbench.lint` knows the kinds of machines, `hwbench.scales` what holds on any.
+    """
 
     name = "lint"
     headline = "findings"
@@ -39,20 +47,24 @@ class LintStudy(Study):
         return {}
 
     def analyse(self, case: Case, settings: LintSettings, results: Mapping[str, JobResult]) -> Analysis:
-        """For every kind of machine, how many findings there are, and each of them."""
-        model = onnx.load(case.subject.build.model)
-        return Analysis([row for name in settings.targets for row in self._rows(case, model, TARGETS[name])])
+        """The number of findings that hold on any machine and on each kind, and each of them."""
+        build = case.subject.build
+        model = onnx.load(build.model)
+        found = {ANY: [*_kept_in_float(build.manifest["contents"]), *lint_scales(model)]}
+        for name in settings.targets:
+            found[name] = lint(model, case.subject.backend, case.subject.options, TARGETS[name])
+        return Analysis([row for isa, findings in found.items() for row in self._rows(isa, findings)])
 
-    def _rows(self, case: Case, model: onnx.ModelProto, target: LintTarget) -> Iterator[Row]:
-        found = lint(model, case.subject.backend, case.subject.options, target)
-        rules = ", ".join(dict.fromkeys(finding.rule for finding in found))
-        yield Row(self.name, self.headline, condition(isa=target.name), float(len(found)), "count", detail=rules)
-        for finding in found:
-            yield Row(
-                self.name, finding.rule, _where(target, finding), finding.share, "ratio" if finding.share else "",
-                detail=f"{finding.reason}; cure: {finding.cure}",
-            )  # fmt: skip
+    def _rows(self, isa: str, findings: Sequence[Finding]) -> Iterator[Row]:
+        rules = ", ".join(dict.fromkeys(finding.rule for finding in findings))
+        yield Row(self.name, self.headline, condition(isa=isa), float(len(findings)), "count", detail=rules)
+        for finding in findings:
+            where = condition(isa=isa, **({"layer": finding.layer} if finding.layer else {}))
+            cure = f"; cure: {finding.cure}" if finding.cure else ""
+            unit = "ratio" if finding.share else ""
+            yield Row(self.name, finding.rule, where, finding.share, unit, detail=f"{finding.reason}{cure}")
 
 
-def _where(target: LintTarget, finding: Finding) -> str:
-    return condition(isa=target.name, **({"layer": finding.layer} if finding.layer else {}))
+def _kept_in_float(contents: Mapping[str, Any]) -> Iterator[Finding]:
+    for tensor, why in contents.get("kept_in_float", {}).items():
+        yield Finding("kept_in_float", tensor, f"this tensor was left in float: {why}", "")

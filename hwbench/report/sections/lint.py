@@ -57,7 +57,7 @@ def section(view: View) -> Section | None:
     return Section(
         "Static warnings",
         "Read off the deployed graph, nothing run: what other processors, or TensorRT, would compute differently, slowly or "
-        "not at all.",
+        "not at all. Findings under \"any\" hold wherever the build runs.",
         tables=(
             Table(("Profile", *machines), body, "Findings by kind of machine"),
             Table(("Profile", "Machine", "Layer", "Finding", "Why, and what cures it"), lines, "Every finding", numeric=False,
