@@ -129,7 +129,7 @@ def run(
         overwrite: Replace a run that is there.
         resume: Go on with a run that is there.
         progress: Receiver of progress.
-        settings: Further fields of `hwbench.spec.RunSpec`, e.g. ``studies=["accuracy"]``, ``seed=1``.
+        settings: Further fields of `hwbench.spec.RunSpec`, e.g. ``studies=["accuracy"]``, ``trust_profile=True``.
 
     Raises:
         InputError: Something that was given cannot be used.
@@ -219,7 +219,13 @@ def compare(
 
 
 def build_model(
-    model: Path, profile: str, out: Path, *, calibration: str | None = None, shapes: Sequence[str] = ()
+    model: Path,
+    profile: str,
+    out: Path,
+    *,
+    calibration: str | None = None,
+    shapes: Sequence[str] = (),
+    trust_profile: bool = False,
 ) -> Build:
     """Make the deployed ONNX of one profile.
 
@@ -229,12 +235,13 @@ def build_model(
         out: Folder for ``model.onnx`` and ``manifest.json``; it must not hold a build yet.
         calibration: Calibration data, where the profile's precision needs them.
         shapes: Sizes of inputs with dynamic dimensions, ``name=1x3x224x224``, batch first.
+        trust_profile: Let the profile set runtime options beyond the allowlist.
 
     Raises:
         InputError: Something that was given cannot be used, or sizes or calibration data are missing.
         UnavailableError: The model holds nothing that this precision applies to, or a package is missing.
     """
-    opened, chosen = Model.open(model), load_profile(profile)
+    opened, chosen = Model.open(model), load_profile(profile, trusted=trust_profile)
     if (out / "manifest.json").exists():
         raise InputError(f"{out}: holds a build; name another folder")
     if chosen.precision.needs_calibration and calibration is None:

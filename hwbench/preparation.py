@@ -119,7 +119,7 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     """
     model = Model.open(Path(spec.model))
     reference = Model.open(Path(spec.reference)) if spec.reference else model
-    profiles = [load_profile(name) for name in dict.fromkeys(spec.profiles)]
+    profiles = [load_profile(name, trusted=spec.trust_profile) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
     _check_baseline(spec, profiles)
     _check_scheduler(spec, profiles)

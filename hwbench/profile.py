@@ -13,12 +13,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from hwbench.allowlist import beyond_allowlist
 from hwbench.backend import backends
+from hwbench.bounds import BLOCK, INPUTS, LEAST_QUOTA, MEMORY_MIB, PROCESSORS
 from hwbench.errors import ProfileError, UnknownNameError
 from hwbench.toml import parse_toml, read_toml
 from hwbench.worker.protocol import Limits
 
 _MAX_PARENTS = 32
+_LONGEST_NAME = 200
+"""Bytes of a profile's name; file systems take 255 in a component, and endings are added."""
+
 Format = Literal["fp32", "fp16", "bf16", "int8", "int4", "as-is"]
 
 
@@ -31,7 +36,7 @@ class Calibration(_Section):
     """How activation ranges are found."""
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    samples: int = Field(256, gt=0, description="inputs used, at most")
+    samples: int = Field(256, gt=0, le=INPUTS, description="inputs used, at most")
     percentile: float = Field(99.99, gt=50, le=100, description="for method = 'percentile'")
 
 
@@ -46,7 +51,7 @@ class Precision(_Section):
     per_channel: bool = True
     reduce_range: bool = Field(False, description="7-bit weights, safe on x86 without VNNI")
     quantize_bias: bool = Field(True, description="biases as int32; TensorRT wants them left in float")
-    block_size: int = Field(32, ge=16, description="int4 only: weights per scale, a power of two")
+    block_size: int = Field(32, ge=16, le=BLOCK, description="int4 only: weights per scale, a power of two")
     calibration: Calibration = Calibration()
 
     @model_validator(mode="after")
@@ -81,14 +86,19 @@ class TargetSpec(_Section):
 
     kind: Literal["local", "emulated", "remote"] = "local"
     resource: str | None = Field(
-        None, pattern=r"^\w[\w.-]*$", description="remote only: what the board's Dask worker offers"
+        None, pattern=r"^\w[\w.-]*$", max_length=200, description="remote only: what the board's Dask worker offers"
     )
     arch: Literal["x86_64", "aarch64"] | None = Field(None, description="emulated only: the instruction set")
-    cpu: str | None = Field(None, description="emulated only: the processor model, as QEMU calls it")
-    memory_mib: int | None = Field(None, gt=0, description="enforced on the worker's whole process tree")
-    cpu_quota: float | None = Field(None, gt=0, description="cores' worth of processor time")
-    processors: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="numbers of the processors that it may run on"
+    cpu: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$",
+        max_length=200,
+        description="emulated only: the processor model, as QEMU calls it",
+    )
+    memory_mib: int | None = Field(None, gt=0, le=MEMORY_MIB, description="enforced on the worker's whole process tree")
+    cpu_quota: float | None = Field(None, ge=LEAST_QUOTA, le=PROCESSORS, description="cores' worth of processor time")
+    processors: list[Annotated[int, Field(ge=0, lt=PROCESSORS)]] | None = Field(
+        None, min_length=1, max_length=PROCESSORS, description="numbers of the processors that it may run on"
     )
 
     @model_validator(mode="after")
@@ -141,7 +151,7 @@ class Profile(_Section):
     """A deployment target: backend, precision, options, machine, limits, acceptance."""
 
     name: str = Field("", description="set from the file's name")
-    summary: str = ""
+    summary: str = Field("", pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$", max_length=2000)
     backend: str
     precision: Precision = Precision()
     options: dict[str, Any] = Field(default_factory=dict, description="the backend's own schema")
@@ -164,18 +174,25 @@ class Profile(_Section):
             raise ProfileError(_explain(self.name, error, ("options",), known)) from None
         return options
 
+    @cached_property
+    def beyond_allowlist(self) -> dict[str, str]:
+        """Key path of each option that only a trusted profile may set, to the reason."""
+        return beyond_allowlist(backends.get(self.backend).options_type, self.options)
 
-def load_profile(name: str) -> Profile:
+
+def load_profile(name: str, *, trusted: bool = False) -> Profile:
     """Load a shipped profile by name, or a user's by path (``*.toml``).
 
     Args:
         name: A name that `profile_names` lists, or a path.
+        trusted: Let it set options beyond the backend's allowlist, which may write files and load code.
 
     Raises:
         UnknownNameError: No profile of that name.
-        ProfileError: The file is missing, not TOML, or does not validate.
+        ProfileError: The file is missing, badly named, not TOML, or does not validate.
     """
-    content, label = _read(name, seen=())
+    label = _label(name)
+    content = _read(name, seen=())
     if "name" in content:
         raise ProfileError(f"profile {name}: name: a profile is named by its file; remove the key")
     try:
@@ -188,7 +205,26 @@ def load_profile(name: str) -> Profile:
         raise ProfileError(f"profile {name}: backend: {error}") from None
     _contradictions(profile)
     _ = profile.full_options
+    if profile.beyond_allowlist and not trusted:
+        problems = "; ".join(f"{path}: {reason}" for path, reason in profile.beyond_allowlist.items())
+        raise ProfileError(
+            f"profile {name}: {problems}; if you trust this profile with your files, use --trust-profile "
+            "(trust_profile in a specification)"
+        )
     return profile
+
+
+def _label(name: str) -> str:
+    """A profile's own name, which is that of its file and becomes the name of folders."""
+    if not name.endswith(".toml"):
+        return name
+    stem = Path(name).name.removesuffix(".toml")
+    if not stem or stem.startswith(".") or not stem.isprintable() or len(stem.encode()) > _LONGEST_NAME:
+        raise ProfileError(
+            f"profile {name!r}: a profile is named by its file, which must not begin with a dot, hold control characters "
+            f"or be longer than {_LONGEST_NAME} bytes; rename it"
+        )
+    return stem
 
 
 def profile_names() -> list[str]:
@@ -207,7 +243,11 @@ def profile_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     options = {}
     for name in backends.names():
-        options[name] = TypeAdapter(backends.get(name).options_type).json_schema()
+        options_type = backends.get(name).options_type
+        options[name] = TypeAdapter(options_type).json_schema()
+        for field in fields(options_type):
+            if "allowed" in field.metadata:
+                options[name]["properties"][field.name]["propertyNames"] = {"enum": sorted(field.metadata["allowed"])}
     schema["properties"]["options"]["anyOf"] = list(options.values())
     return schema
 
@@ -217,7 +257,7 @@ def _home() -> Any:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "profiles"
 
 
-def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if "\0" in name:
         raise ProfileError(f"profile {name!r}: not a name or path that a profile can have")
     place = os.path.realpath(name) if name.endswith(".toml") else name
@@ -225,24 +265,23 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
         raise ProfileError(f"profile {name}: extend: it extends itself ({' -> '.join((*seen, place))})")
     if len(seen) > _MAX_PARENTS:
         raise ProfileError(f"profile {seen[0]}: extend: a chain of more than {_MAX_PARENTS} profiles; merge some")
-    content, label = _content(name)
+    content = _content(name)
     parent = content.pop("extend", None)
     if parent is not None:
         if not isinstance(parent, str):
             raise ProfileError(f"profile {name}: extend: takes one profile's name or path, not {parent!r}")
         beside = Path(name).parent / parent if name.endswith(".toml") else None
-        base, _ = _read(str(beside) if beside is not None and beside.is_file() else parent, (*seen, place))
+        base = _read(str(beside) if beside is not None and beside.is_file() else parent, (*seen, place))
         content = _merge(base, content)
-    return content, label
+    return content
 
 
-def _content(name: str) -> tuple[dict[str, Any], str]:
+def _content(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
-        path = Path(name)
-        return read_toml(path, f"profile {name}", ProfileError), path.stem
+        return read_toml(Path(name), f"profile {name}", ProfileError)
     if name not in profile_names():
         raise UnknownNameError("profile", name, profile_names())
-    return parse_toml(_home().joinpath(f"{name}.toml").read_bytes(), f"profile {name}", ProfileError), name
+    return parse_toml(_home().joinpath(f"{name}.toml").read_bytes(), f"profile {name}", ProfileError)
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,7 +320,11 @@ def _explain(name: str, error: ValidationError, at: tuple[str, ...] = (), keys: 
             lines.append(f"{path}: missing")
         else:
             wrong = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {wrong}, not {json.dumps(problem['input'], default=str)}")
+            key = f"{path}.{wrong.partition(' ')[0]}"
+            if key in keys:  # an options class refuses the value of one of its fields itself
+                lines.append(f"{key}: {wrong.partition(' ')[2]}")
+            else:
+                lines.append(f"{path}: {wrong}, not {json.dumps(problem['input'], default=str)}")
     return f"profile {name}: " + "; ".join(lines)
 
 

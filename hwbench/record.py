@@ -64,6 +64,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
                     "computes_in": backends.get(profile.backend)().float_precision(profile.full_options),
                     "options": profile.full_options,
                 },
+                "beyond_allowlist": sorted(profile.beyond_allowlist),
                 "ran": {},
                 "target": {**profile.target.model_dump(mode="json"), **_enforced(profile.target, limits)},
                 "accept": profile.accept.model_dump(mode="json", exclude_none=True),

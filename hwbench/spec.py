@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hwbench.bounds import BATCH, POINTS, PROCESSORS, SEED, WAIT_S
 from hwbench.dataset import DataSpec
 from hwbench.durations import parse_duration
 from hwbench.errors import SpecError, UnknownNameError
 from hwbench.studies import studies
 from hwbench.toml import read_toml
-
-MAX_TIMEOUT_S = 1_000_000.0  # the kernel waits at most 2^31 ms at once
 
 
 class RunSpec(BaseModel):
@@ -31,7 +30,11 @@ class RunSpec(BaseModel):
     data: DataSpec
     calibration: DataSpec | None = Field(None, description="default: the evaluation inputs, without their labels")
     split_calibration: float | None = Field(None, gt=0, lt=1, description="share of `data` held out for calibration")
-    profiles: list[str] = Field(min_length=1)
+    profiles: list[str] = Field(min_length=1, max_length=POINTS)
+    trust_profile: bool = Field(
+        False,
+        description="let the profiles set runtime options beyond the allowlist, which may write files and load code",
+    )
     studies: list[str] | None = Field(None, description="default: the default set (see README)")
     task: Literal["classification", "regression", "embedding"] | None = Field(
         None, description="default: inferred from output and labels"
@@ -39,22 +42,25 @@ class RunSpec(BaseModel):
     metric: str | None = Field(None, description="`module:callable` of an accuracy metric of your own")
     output: str | None = Field(None, description="the output accuracy is measured on; default: the first")
     batch: int = Field(
-        64, gt=0, description="inputs per run where accuracy is measured; a graph's fixed batch prevails"
+        64, gt=0, le=BATCH, description="inputs per run where accuracy is measured; a graph's fixed batch prevails"
     )
     baseline: str | None = Field(
         None, description="profile that ratios of timings refer to; default: the first that runs"
     )
-    seed: int = Field(0, ge=0)
-    timeout_s: float = Field(600.0, gt=0, le=MAX_TIMEOUT_S, description="wall time after which a job is killed")
+    seed: int = Field(0, ge=0, le=SEED)
+    timeout_s: float = Field(600.0, gt=0, le=WAIT_S, description="wall time after which a job is killed")
     jobs: int = Field(
-        default_factory=lambda: min(2, os.cpu_count() or 1), gt=0, description="jobs that measure no time, run at once"
+        default_factory=lambda: min(2, os.cpu_count() or 1),
+        gt=0,
+        le=PROCESSORS,
+        description="jobs that measure no time, run at once",
     )
     scheduler: str | None = Field(
         None,
         description="address of a Dask scheduler whose workers take the jobs that measure no time, and offer boards",
     )
     budget: Annotated[float, BeforeValidator(parse_duration)] | None = Field(
-        None, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
+        None, le=WAIT_S, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
     )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
 

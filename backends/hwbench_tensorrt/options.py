@@ -5,8 +5,11 @@ Standard library only: a profile is checked where the runtime is missing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+# The largest values of any machine: GPUs, MiB of memory (64 TiB), samples in a batch.
+_MOST = {"device_id": 1023, "workspace_mib": 1 << 26, "max_batch": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class TensorRtOptions:
         min_batch: Smallest batch, in samples, of an engine whose first dimension is dynamic.
         opt_batch: Batch, in samples, that kernels are chosen for.
         max_batch: Largest batch, in samples.
-        cache: Folder for built engines and kernel timings; None to build anew each time.
+        cache: Folder for built engines and kernel timings, which are loaded unchecked; None to build anew each time. Only a
+            trusted profile may set it.
 
     Raises:
         ValueError: The batches are not 1 <= min_batch <= opt_batch <= max_batch, or another number is out of its range.
@@ -42,7 +46,9 @@ class TensorRtOptions:
     min_batch: int = 1
     opt_batch: int = 1
     max_batch: int = 256
-    cache: str | None = None
+    cache: str | None = field(
+        default=None, metadata={"trusted_only": "engines, which hold code, are written there and loaded unchecked"}
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
@@ -52,3 +58,6 @@ class TensorRtOptions:
             raise ValueError(f"device_id counts from 0, not {self.device_id}")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ValueError(f"workspace_mib must be at least 1, not {self.workspace_mib}")
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise ValueError(f"{name} must be at most {most}, not {getattr(self, name)}")

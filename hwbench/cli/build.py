@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hwbench.cli.console import echo, print_json
-from hwbench.cli.options import Json
+from hwbench.cli.options import Json, TrustProfile
 
 
 def command(
@@ -24,12 +24,13 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to place model.onnx and manifest.json in.")] = Path(
         "build"
     ),
+    trust_profile: TrustProfile = False,
     as_json: Json = False,
 ) -> None:
     """Make the deployed ONNX of one profile, with a manifest of what was asked and what came out."""
     from hwbench.api import build_model
 
-    made = build_model(model, profile, out, calibration=calibration, shapes=shape or [])
+    made = build_model(model, profile, out, calibration=calibration, shapes=shape or [], trust_profile=trust_profile)
     if as_json:
         print_json(made.manifest)
         return

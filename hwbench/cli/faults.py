@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.options import Budget, Json, Overwrite, Plan, Quiet, Resume, Scheduler, listed
+from hwbench.cli.options import Budget, Json, Overwrite, Plan, Quiet, Resume, Scheduler, TrustProfile, listed
 from hwbench.cli.plan import show_plan
 from hwbench.cli.run import carry_out, show
 
@@ -67,6 +67,7 @@ def command(
     jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
     scheduler: Scheduler = None,
     budget: Budget = None,
+    trust_profile: TrustProfile = False,
     plan: Plan = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL-faults.")
@@ -109,6 +110,7 @@ def command(
         "jobs": jobs,
         "scheduler": scheduler,
         "budget": budget,
+        "trust_profile": trust_profile or None,
     }
     spec = make_spec(
         "faults",

@@ -29,6 +29,13 @@ Budget = Annotated[
 Plan = Annotated[
     bool, typer.Option("--plan", help="Print builds, jobs, passes and an estimate of the time, then exit.")
 ]
+TrustProfile = Annotated[
+    bool,
+    typer.Option(
+        "--trust-profile",
+        help="Let profiles set runtime options that may write files and load code; recorded in run.json.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
 

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from hwbench.cli.console import console, print_json
-from hwbench.cli.options import Json
+from hwbench.cli.options import Json, TrustProfile
 
 
 def command(
     name: Annotated[str | None, typer.Argument(help="A profile's name or path.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a profile file.")] = False,
+    trust_profile: TrustProfile = False,
     as_json: Json = False,
 ) -> None:
     """List the shipped profiles, explain one with every setting it ends up with, or print the JSON Schema."""
@@ -25,7 +26,7 @@ def command(
         print_json(profile_schema())
         return
     if name is not None:
-        profile = load_profile(name)
+        profile = load_profile(name, trusted=trust_profile)
         content = {**profile.model_dump(mode="json", exclude_none=True), "options": profile.full_options}
         if as_json:
             print_json(content)

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwbench.cli.console import console, print_json
-from hwbench.cli.options import Budget, Json, Out, Overwrite, Plan, Quiet, Require, Resume, Scheduler, Strict, listed
+from hwbench.cli.options import (
+    Budget,
+    Json,
+    Out,
+    Overwrite,
+    Plan,
+    Quiet,
+    Require,
+    Resume,
+    Scheduler,
+    Strict,
+    TrustProfile,
+    listed,
+)
 from hwbench.cli.plan import show_plan
 
 if TYPE_CHECKING:
@@ -40,6 +53,7 @@ def command(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
     scheduler: Scheduler = None,
     budget: Budget = None,
+    trust_profile: TrustProfile = False,
     plan: Plan = False,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -73,6 +87,7 @@ def command(
         "jobs": jobs,
         "scheduler": scheduler,
         "budget": budget,
+        "trust_profile": trust_profile or None,
     }
     flags = {key: value for key, value in given.items() if value is not None}
     spec = load_spec(Path(source), **flags) if source.endswith(".toml") else make_spec("run", model=source, **flags)

@@ -137,9 +137,19 @@ def host_facts(view: View) -> list[tuple[str, str]]:
         ("Python", host.get("python")),
         ("hwbench", view.run.get("hwbench")),
         ("Seed", view.run.get("seed")),
+        ("Trusted profiles", _trusted(view)),
         ("Started", when(view.run["created"]) if view.run.get("created") else None),
         ("Finished", when(view.run["finished"]) if view.run.get("finished") else None),
     )
+
+
+def _trusted(view: View) -> str | None:
+    """The runtime options that profiles set beyond the allowlist; None if the run trusted no profile."""
+    if not view.section("spec").get("trust_profile"):
+        return None
+    lifted = {name: view.about(name).get("beyond_allowlist") for name in view.section("profiles")}
+    named = [f"{name}: {', '.join(map(str, options))}" for name, options in lifted.items() if options]
+    return "; ".join(named) or "all, and none sets an option beyond the allowlist"
 
 
 def versions(view: View) -> Table:

@@ -39,7 +39,11 @@ class OnnxReferenceSession(Session):
         model = onnx.load(source) if isinstance(source, Path) else onnx.load_model_from_string(source)
         self._model = _typed(model)
         try:
-            self._evaluator = ReferenceEvaluator(self._model, check_shape_annotations=self.options.check_shapes)
+            self._evaluator = ReferenceEvaluator(
+                self._model,
+                check_shape_annotations=self.options.check_shapes,
+                **{name: int(value) for name, value in self.options.evaluator.items()},
+            )
         except NotImplementedError as error:
             raise UnsupportedError(f"the reference implementation cannot run the model: {error}") from error
         self.inputs = tuple(_spec(value) for value in self._model.graph.input)

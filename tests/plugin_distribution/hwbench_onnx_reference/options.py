@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
@@ -12,8 +12,10 @@ class OnnxReferenceOptions:
 
     Attributes:
         check_shapes: Whether every tensor must have the shape that the model states for it.
+        evaluator: Further arguments of the evaluator, of which a profile may set ``verbose``.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     check_shapes: bool = False
+    evaluator: dict[str, str] = field(default_factory=dict, metadata={"allowed": {"verbose": range(5)}})
