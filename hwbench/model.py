@@ -15,6 +15,7 @@ from onnx_ir.passes import PassBase, Sequential, common
 
 from hwbench.backend import TensorSpec
 from hwbench.errors import ModelError
+from hwbench.files import require_file
 
 # What the oldest runtime a target may run reads: ONNX Runtime 1.26, the newest that works on an emulated Arm core.
 MAX_IR_VERSION = 10
@@ -119,8 +120,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: The file is missing, not ONNX, or refers to data outside its folder.
     """
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model file")
+    require_file(path, ModelError, "model file")
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # noqa: BLE001  protobuf's DecodeError has no public home; anything it raises means the same

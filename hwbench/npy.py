@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+# The prefix and numpy's own limit on a header's length.
+_HEADER_BYTES = 12 + 10_000
+_MAX_DIMENSIONS = 64
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class TensorLike(Protocol):
@@ -50,6 +56,44 @@ class NpyFile:
     def rows(self, start: int, stop: int) -> Array:
         """Rows ``start:stop``, copied."""
         return rows(self.path, start, stop)
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """The content of an ``.npy`` header.
+
+    Attributes:
+        dtype: Element type.
+        shape: Shape of the array.
+        fortran: The first index runs fastest.
+        offset: Bytes before the first element.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+
+
+def read_header(stream: IO[bytes]) -> NpyHeader:
+    """Read the header of an untrusted ``.npy`` stream; no more than a few KiB are read, whatever length it states.
+
+    Raises:
+        ValueError: It is not such a header, or states a shape or element type that numpy does not have.
+    """
+    start = io.BytesIO(stream.read(_HEADER_BYTES))
+    try:
+        version = np.lib.format.read_magic(start)
+        if version not in _READERS:
+            raise ValueError(f"format version {version} is for structured arrays")
+        shape, fortran, dtype = _READERS[version](start)
+    except Exception as error:  # the literal and the type in it make numpy raise a dozen kinds of errors
+        raise ValueError(
+            f"not an .npy header: {str(error).splitlines()[0][:200] if str(error) else error!r}"
+        ) from error
+    if len(shape) > _MAX_DIMENSIONS or not all(0 <= size < 2**63 for size in shape):
+        raise ValueError("the header states a shape that no array has")
+    return NpyHeader(dtype, shape, fortran and len(shape) > 1, start.tell())
 
 
 def rows(path: Path, start: int, stop: int) -> Array:

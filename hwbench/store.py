@@ -16,6 +16,7 @@ import polars as pl
 
 from hwbench.disk import explained
 from hwbench.errors import RunDirectoryError
+from hwbench.files import require_file
 from hwbench.scratch import PLACING, sweep
 from hwbench.table import SCHEMA
 
@@ -82,6 +83,8 @@ class RunDirectory:
             RunDirectoryError: There is none, it is damaged, or a newer hwbench wrote it.
         """
         file = self.path / RUN_FILE
+        if file.exists():
+            require_file(file, RunDirectoryError)
         try:
             record = json.loads(file.read_text())
         except OSError:
@@ -105,8 +108,9 @@ class RunDirectory:
     def table(self) -> pl.DataFrame:
         """The measurement table; empty if nothing was measured yet."""
         file = self.path / TABLE_FILE
-        if not file.is_file():
+        if not file.exists():
             return pl.DataFrame(schema=SCHEMA)
+        require_file(file, RunDirectoryError)
         try:
             return pl.read_parquet(file)
         except pl.exceptions.PolarsError as error:
@@ -131,6 +135,8 @@ class RunDirectory:
         if Path(profile).name != profile:
             return None  # a profile's name comes from the run's table, which may be anybody's
         files = sorted((self.path / kind / profile).glob("part-*.parquet"))
+        for file in files:
+            require_file(file, RunDirectoryError)
         try:
             return pl.concat([pl.read_parquet(file) for file in files]) if files else None
         except (pl.exceptions.PolarsError, OSError) as error:

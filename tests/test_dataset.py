@@ -323,7 +323,10 @@ def test_scale_mean_and_std_per_channel(tmp_path):
     data = read(path, tmp_path, Input(shape=(None, 2, 4, 4)), preprocess=steps)
     wanted = (x / 255 - np.reshape([0.25, 0.5], (2, 1, 1))) / np.reshape([0.5, 2], (2, 1, 1))
     np.testing.assert_allclose(data.rows("x", 0, 5), wanted, rtol=1e-5, atol=1e-6)
-    refuses(r"mean has 2 numbers for 4 channels", path, tmp_path, preprocess={**steps, "layout": "nhwc"})
+    channels_last = {**steps, "layout": "nhwc"}
+    refuses(
+        r"mean has 2 numbers for 4 channels", path, tmp_path, Input(shape=(None, 2, 4, 4)), preprocess=channels_last
+    )
     refuses("preprocess.resize is for image folders", path, tmp_path, preprocess={"resize": 3})
     whole = read(path, tmp_path, Input(shape=(None, 2, 4, 4)), preprocess={"scale": 1})
     np.testing.assert_array_equal(whole.rows("x", 0, 5), x)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from hwbench.dataset.source import row
+from hwbench.dataset.source import row, rows_within
 from hwbench.errors import DataError
-from hwbench.npy import Array, NpyFile, NpyWriter
-
-GATHER_ROWS = 128
+from hwbench.npy import Array, NpyFile, NpyWriter, chosen_rows
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,19 @@ class Dataset:
                 'class numbers, or state the task "regression" if the rows are values to be met'
             )
         with NpyWriter(self.labels.path.parent, np.dtype(np.int64), ()) as writer:
-            for start in range(0, self.n, GATHER_ROWS):
-                writer.append(self.labels.rows(start, start + GATHER_ROWS).argmax(axis=1).astype(np.int64))
+            for _, block in self._label_blocks():
+                writer.append(block.argmax(axis=1).astype(np.int64))
             return replace(self, labels=writer.close(), label_note="one-hot rows, read as class numbers")
 
     def _is_one_hot(self) -> bool:
-        return self.labels is not None and all(
-            is_one_hot(self.labels.rows(start, start + GATHER_ROWS)) for start in range(0, self.n, GATHER_ROWS)
-        )
+        return self.labels is not None and all(is_one_hot(block) for _, block in self._label_blocks())
+
+    def _label_blocks(self) -> Iterator[tuple[int, Array]]:
+        """The labels in blocks of bounded size, each with the number of its first row."""
+        if self.labels is not None:
+            step = rows_within(_row_bytes(self.labels), self.n)
+            for start in range(0, self.n, step):
+                yield start, self.labels.rows(start, start + step)
 
     def check_labels(self, n_classes: int) -> None:
         """Make sure that every label is a class of the model; without labels there is nothing to check.
@@ -103,16 +107,19 @@ class Dataset:
         """
         if self.labels is None:
             return
-        labels = self.labels_array()
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        if np.dtype(self.labels.dtype).kind not in "iu" or len(self.labels.shape) != 1:
             raise DataError(
-                f"{self.source}: labels are {labels.dtype} {list(labels.shape)}, not one class number a row"
+                f"{self.source}: labels are {self.labels.dtype} {list(self.labels.shape)}, not one class number a row"
             )
-        wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
-        if len(wrong):
+        first, count = "", 0
+        for start, labels in self._label_blocks():
+            wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+            if len(wrong) and not count:
+                first = f"{row(start + int(wrong[0]))}: label {labels[wrong[0]]}"
+            count += len(wrong)
+        if count:
             raise DataError(
-                f"{self.source}: {row(int(wrong[0]))}: label {labels[wrong[0]]} is not one of the model's classes "
-                f"0 to {n_classes - 1} ({len(wrong)} such rows)"
+                f"{self.source}: {first} is not one of the model's classes 0 to {n_classes - 1} ({count} such rows)"
             )
 
     def subset(self, indices: Array) -> Dataset:
@@ -164,10 +171,14 @@ def is_one_hot(labels: Array) -> bool:
     return bool(((labels == 0) | (labels == 1)).all() and (np.count_nonzero(labels, axis=1) == 1).all())
 
 
+def _row_bytes(file: NpyFile) -> int:
+    return math.prod(file.shape[1:]) * np.dtype(file.dtype).itemsize
+
+
 def _gather(file: NpyFile, indices: Array) -> NpyFile:
     with ExitStack() as stack:
         writer = stack.enter_context(NpyWriter(file.path.parent, np.dtype(file.dtype), file.shape[1:]))
-        for start in range(0, len(indices), GATHER_ROWS):
-            mapped = np.load(file.path, mmap_mode="r", allow_pickle=False)  # anew each time: resident memory stays flat
-            writer.append(np.array(mapped[indices[start : start + GATHER_ROWS]]))
+        step = rows_within(_row_bytes(file), 128)  # rows far apart, each on pages of its own
+        for start in range(0, len(indices), step):
+            writer.append(chosen_rows(file.path, indices[start : start + step]))
         return writer.close()

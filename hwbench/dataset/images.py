@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwbench.dataset.source import Batch, Source
+from hwbench.dataset.source import MIB, Batch, Source, rows_within
 from hwbench.dataset.spec import DataSpec, Preprocess
 from hwbench.errors import DataError, UnavailableError
+from hwbench.files import require_file
 from hwbench.npy import Array
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Formats of those endings: Pillow would find others in a file of any name, and runs programs for some.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+DECODE_BYTES = 320 * MIB
+# Measured on Pillow 13 with images of 24 million pixels: the peak while decoding and converting, rounded up.
+_BYTES_PER_PIXEL: Mapping[str | None, int] = {"TIFF": 12, "WEBP": 17}
+_PROGRESSIVE_JPEG, _OTHERS = 13, 9
+# Pixels of a resized image, and of what its first pass leaves; Pillow keeps four bytes of each.
+RESIZED_PIXELS = 24 * MIB
 
 
 class ImageFolderSource(Source):
@@ -42,8 +54,8 @@ class ImageFolderSource(Source):
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not self.classes:
             raise DataError(f"{root}: no folders in it; put each class's images in a folder of its own")
-        # Paths only: a few hundred bytes an image, decoded when their turn comes.
-        self._files = [(path, number) for number, name in enumerate(self.classes) for path in self._images(root / name)]
+        # Names only, which a million images may have; decoded when their turn comes.
+        self._names = [self._images(root / name) for name in self.classes]
 
     @property
     def scaled(self) -> bool:
@@ -51,42 +63,70 @@ class ImageFolderSource(Source):
         return True
 
     @staticmethod
-    def _images(folder: Path) -> list[Path]:
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        for path in files:
-            if path.suffix.lower() not in SUFFIXES:
-                raise DataError(f"{path}: not an image ({', '.join(sorted(SUFFIXES))}); move it out of the data folder")
-        return files
-
-    def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:  # there is only x
-        for start in range(0, len(self._files), size):
-            part = self._files[start : start + size]
-            images = [self._decode(path) for path, _ in part]
-            for (path, _), image in zip(part, images, strict=True):
-                if image.shape != images[0].shape:
+    def _images(folder: Path) -> list[str]:
+        names = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not entry.is_file():
+                    require_file(Path(entry.path), DataError)
+                if Path(entry.name).suffix.lower() not in SUFFIXES:
                     raise DataError(
-                        f"{path}: {_size(image)}, while {part[0][0].name} is {_size(images[0])} (height × width); "
-                        "give preprocess.resize as [height, width], or a crop"
+                        f"{entry.path}: not an image ({', '.join(sorted(SUFFIXES))}); move it out of the data folder"
                     )
-            yield {"x": np.stack(images)}, np.array([number for _, number in part])
+                names.append(entry.name)
+        return sorted(names)
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        for number, (name, files) in enumerate(zip(self.classes, self._names, strict=True)):
+            folder = Path(self.spec.source) / name
+            yield from ((folder / file, number) for file in files)
+
+    def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:
+        first, images, numbers = "", list[Array](), list[int]()
+        for path, number in self._files():
+            image = self._decode(path)
+            if images and image.shape != images[0].shape:
+                raise DataError(
+                    f"{path}: {_size(image)}, while {first} is {_size(images[0])} (height × width); "
+                    "give preprocess.resize as [height, width], or a crop"
+                )
+            if images and len(images) >= rows_within(4 * image.size, size):
+                yield {"x": np.stack(images)}, np.array(numbers)
+                images, numbers = [], []
+            first = first if images else path.name
+            images.append(image)
+            numbers.append(number)
+        if images:
+            yield {"x": np.stack(images)}, np.array(numbers)
 
     def _decode(self, path: Path) -> Array:
         """One image, uint8 ``[height, width, channels]``."""
         from PIL import Image
 
-        try:
-            with Image.open(path) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise DataError(f"{path}: more than 8 bits a channel ({opened.mode}); convert it to 8 bits")
-                picture: Image.Image = opened.convert("L" if self._steps.color == "gray" else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({error})") from error
-        pixels = np.asarray(self._cropped(self._resized(picture), path))
+        mode = "L" if self._steps.color == "gray" else "RGB"
+        with self._guard(path), Image.open(path, formats=FORMATS) as opened:
+            _require_plain(opened, path)
+            picture: Image.Image = opened if opened.mode == mode else opened.convert(mode)
+            pixels = np.asarray(self._cropped(self._resized(picture, path), path))
         if self._steps.color == "gray":
             return pixels[:, :, None]
         return pixels[:, :, ::-1] if self._steps.color == "bgr" else pixels
 
-    def _resized(self, picture: Image.Image) -> Image.Image:
+    @staticmethod
+    @contextmanager
+    def _guard(path: Path) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on large and on odd files, which are judged here
+            try:
+                yield
+            except DataError:
+                raise
+            except Exception as error:  # its decoders raise a dozen kinds on damaged content
+                raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from error
+
+    def _resized(self, picture: Image.Image, path: Path) -> Image.Image:
         from PIL import Image
 
         wanted = self._steps.resize
@@ -97,6 +137,11 @@ class ImageFolderSource(Source):
             width, height = (max(wanted, round(side * factor)) for side in picture.size)
         else:
             height, width = wanted
+        if width * max(height, picture.height) > RESIZED_PIXELS:
+            raise DataError(
+                f"{path}: to resize {picture.height} × {picture.width} pixels to {height} × {width} takes more than the "
+                f"{RESIZED_PIXELS / 1e6:.0f} million pixels that hwbench holds at a time; set a smaller preprocess.resize"
+            )
         return picture.resize((width, height), Image.Resampling.BILINEAR)
 
     def _cropped(self, picture: Image.Image, path: Path) -> Image.Image:
@@ -116,6 +161,21 @@ class ImageFolderSource(Source):
         scale = 1 / 255 if self._steps.scale is None else self._steps.scale
         pixels = self._steps.normalise(values, True, scale, self.origin)
         return pixels if self._steps.layout == "nhwc" else np.moveaxis(pixels, -1, 1)
+
+
+def _require_plain(opened: Image.Image, path: Path) -> None:
+    """Refuse by its header what is not one image of 8 bits a channel that fits in memory."""
+    costs = _BYTES_PER_PIXEL.get(opened.format, _PROGRESSIVE_JPEG if opened.info.get("progressive") else _OTHERS)
+    limit = DECODE_BYTES // costs
+    if opened.width * opened.height > limit:
+        raise DataError(
+            f"{path}: {opened.height} × {opened.width} pixels, more than the {limit / 1e6:.0f} million that hwbench decodes "
+            f"of a {opened.format} file; store it smaller"
+        )
+    if opened.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: more than 8 bits a channel ({opened.mode}); convert it to 8 bits")
+    if getattr(opened, "is_animated", False) and opened.format != "MPO":  # cameras add previews of their own
+        raise DataError(f"{path}: holds several images; store each in a file of its own")
 
 
 def _size(image: Array) -> str:

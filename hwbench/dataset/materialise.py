@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwbench.dataset.dataset import Dataset, is_one_hot
-from hwbench.dataset.source import Source, row
+from hwbench.dataset.source import Source, require_samples, row
 from hwbench.errors import DataError
 from hwbench.npy import Array, NpyFile, NpyWriter, TensorLike
 
@@ -70,13 +71,16 @@ class _InputSink:
         if not spec.shape:
             raise DataError(f"{self._where}: the model takes a single number, which cannot hold one row a sample")
         self._cast = _Cast(np.dtype(spec.dtype), source.loose, source.scaled)
+        stated = source.sample(column)
+        if stated is not None:
+            self._check_shape(stated.shape, 0)
 
     def add(self, values: Array, start: int) -> None:
         if not len(values):
             return
-        if self._source.loose and values.ndim == 1 and len(self.spec.shape) == 2:
-            values = values[:, None]
         self._check_shape(values.shape[1:], start)
+        if self._as_column(values.shape[1:]):
+            values = values[:, None]
         _check_finite(values, self._where, start)
         cast = self._cast(values, self._where, start)
         if self._writer is None:
@@ -88,8 +92,13 @@ class _InputSink:
             raise DataError(f"{self._where}: empty")
         return self._writer.close()
 
+    def _as_column(self, got: tuple[int, ...]) -> bool:
+        """Samples that are single numbers feed an input of one number a row."""
+        return self._source.loose and got == () and len(self.spec.shape) == 2
+
     def _check_shape(self, got: tuple[int, ...], start: int) -> None:
         want = self.spec.shape[1:]
+        got = (1,) if self._as_column(got) else got
         fits = len(want) == len(got) and all(a in (None, b) for a, b in zip(want, got, strict=True))
         if not fits:
             free = ["?" if size is None else size for size in want]
@@ -100,6 +109,7 @@ class _InputSink:
             raise DataError(
                 f"{self._where}: {row(start)}: a sample has shape {list(got)}, the model takes {shape}{hint}"
             )
+        require_samples(math.prod(got) * np.dtype(self.spec.dtype).itemsize, f"{self._where}: {row(start)}")
         if self._writer is not None and self._writer.row_shape != got:
             raise DataError(
                 f"{self._where}: {row(start)}: shape {list(got)} after {list(self._writer.row_shape)}; "

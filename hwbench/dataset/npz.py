@@ -1,38 +1,32 @@
-"""``.npz`` files, read row by row out of the zip archive: neither the file nor an array is ever whole in memory."""
+"""``.npz`` files, read block by block out of the zip archive: neither the file nor an array is ever whole in memory."""
 
 from __future__ import annotations
 
+import io
 import math
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from hwbench.dataset.source import Batch, Source
+from hwbench.dataset.fortran import FortranRows
+from hwbench.dataset.source import Batch, Sample, Source, require_samples, rows_within
 from hwbench.dataset.spec import DataSpec
 from hwbench.errors import DataError
-from hwbench.npy import Array
+from hwbench.files import require_file
+from hwbench.npy import Array, NpyHeader, read_header
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
-
-_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 COPY_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class _Member:
-    """One array of the archive, as its header states it."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    offset: int
+MAX_ARRAYS = 4096
+# zipfile holds the archive's directory whole, whatever size it states.
+_DIRECTORY_BYTES = 4 << 20
+# numpy writes no others; zipfile unpacks these in bounded steps.
+_COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_ENCRYPTED = 0x1
 
 
 class NpzSource(Source):
@@ -45,100 +39,142 @@ class NpzSource(Source):
     def __init__(self, spec: DataSpec) -> None:
         super().__init__(spec)
         self._path = Path(spec.source)
-        self._members = self._headers()
-        self._label_name = self._label(list(self._members))
-        self.names = tuple(name for name in self._members if name != self._label_name)
+        require_file(self._path, DataError, "file")
+        self._headers = self._read_headers()
+        self._label_name = self._label(list(self._headers))
+        self.names = tuple(name for name in self._headers if name != self._label_name)
 
-    def _headers(self) -> dict[str, _Member]:
+    def sample(self, array: str) -> Sample | None:
+        """Element type and shape of a sample, from the array's header."""
+        return Sample(self._headers[array].dtype, self._headers[array].shape[1:])
+
+    def _read_headers(self) -> dict[str, NpyHeader]:
+        with self._archive() as archive:
+            infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            names = [info.filename.removesuffix(".npy") for info in infos]
+            if len(names) > MAX_ARRAYS:
+                raise DataError(
+                    f"{self._path}: holds {len(names)} arrays, more than {MAX_ARRAYS}; keep those that are fed"
+                )
+            if len(set(names)) < len(names):
+                raise DataError(f"{self._path}: two arrays have one name; write the file again with numpy.savez")
+            return {name: self._header(archive, info, name) for name, info in zip(names, infos, strict=True)}
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-                return {info.filename.removesuffix(".npy"): self._header(archive, info) for info in infos}
-        except FileNotFoundError:
-            raise DataError(f"{self._path}: no such file") from None
-        except PermissionError as error:
+            raw = _ShortReads(io.FileIO(self._path))
+        except OSError as error:
             raise DataError(f"{self._path}: cannot be read ({error.strerror}); check its permissions") from error
-        except zipfile.BadZipFile as error:
-            raise DataError(
-                f"{self._path}: not an .npz file, or truncated ({error}); write it again with numpy.savez"
-            ) from error
+        with raw:
+            try:
+                archive = zipfile.ZipFile(raw)
+            except Exception as error:  # zipfile lets struct's and the codecs' errors through
+                raise DataError(
+                    f"{self._path}: not an .npz file, or truncated ({error}); write it again with numpy.savez"
+                ) from error
+            with archive:
+                yield archive
 
-    def _header(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-        name = info.filename.removesuffix(".npy")
+    def _header(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> NpyHeader:
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in _COMPRESSIONS:
+            raise DataError(
+                f"{self._path}: array {name!r} is encrypted or compressed by another method than numpy's; write the file "
+                "again with numpy.savez or numpy.savez_compressed"
+            )
         with self._guard(name), archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            if version not in _READERS:
-                raise ValueError(f".npy format {version} is for structured arrays")
-            shape, fortran, dtype = _READERS[version](stream)
-            member = _Member(dtype, shape, fortran and len(shape) > 1, stream.tell())
+            header = read_header(stream)
+        dtype, shape = header.dtype, header.shape
         if dtype.hasobject or dtype.kind not in "iufb":
-            raise DataError(f"{self._path}: array {name!r} holds {dtype}, not numbers; save it as a numeric array")
+            raise DataError(
+                f"{self._path}: array {name!r} holds {str(dtype)[:200]}, not numbers; save it as a numeric array"
+            )
         if not shape:
             raise DataError(f"{self._path}: array {name!r} is a single number, not one row a sample")
-        if info.file_size != member.offset + math.prod(shape) * dtype.itemsize:
+        if 0 in shape[1:]:
+            raise DataError(f"{self._path}: array {name!r} has shape {list(shape)}, so that its samples hold no number")
+        if info.file_size != header.offset + math.prod(shape) * dtype.itemsize:
             raise DataError(
                 f"{self._path}: array {name!r} is truncated or damaged: its header states shape {list(shape)} of "
-                f"{dtype}, which is not the {info.file_size - member.offset} bytes stored"
+                f"{dtype}, which is not the {info.file_size - header.offset} bytes stored"
             )
-        return member
+        return header
 
     @contextmanager
     def _guard(self, name: str) -> Iterator[None]:
         try:
             yield
-        except _DAMAGE as error:
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged content
             raise DataError(
                 f"{self._path}: array {name!r} is truncated or damaged ({error}); write the file again"
             ) from error
 
     def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:
         wanted = list(dict.fromkeys([*names, *([self._label_name] if self._label_name else [])]))
-        lengths = {name: self._members[name].shape[0] for name in wanted}
+        lengths = {name: self._headers[name].shape[0] for name in wanted}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"{self._path}: arrays differ in length ({counts})")
         n = next(iter(lengths.values()), 0)
+        row_bytes = sum(Sample(one.dtype, one.shape[1:]).bytes for one in (self._headers[name] for name in wanted))
+        require_samples(row_bytes, self.origin)
+        step = rows_within(row_bytes, n)
         with ExitStack() as stack:
-            archive = stack.enter_context(zipfile.ZipFile(self._path))
-            streams = {name: stack.enter_context(self._open(archive, name)) for name in wanted}
-            for start in range(0, n, size):
-                stop = min(start + size, n)
-                blocks = {name: self._rows(streams[name], name, start, stop) for name in wanted}
-                yield {name: blocks[name] for name in names}, blocks[self._label_name] if self._label_name else None
+            archive = stack.enter_context(self._archive())
+            arrays = {name: stack.enter_context(self._opened(archive, name)) for name in wanted}
+            for first in range(0, n, step):
+                stop = min(first + step, n)
+                blocks = {name: self._rows(arrays[name], name, first, stop) for name in wanted}
+                for start in range(0, stop - first, size):
+                    parts = {name: block[start : start + size] for name, block in blocks.items()}
+                    yield {name: parts[name] for name in names}, parts[self._label_name] if self._label_name else None
 
     @contextmanager
-    def _open(self, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-        """The array's bytes after its header; a Fortran-ordered one, its rows scattered, unpacked to disk first."""
-        member = self._members[name]
+    def _opened(self, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes] | FortranRows]:
+        """The array's bytes after its header; a Fortran-ordered one unpacked to disk, for its rows are scattered."""
+        header = self._headers[name]
         with ExitStack() as stack:
             with self._guard(name):
-                stream: IO[bytes] = stack.enter_context(archive.open(f"{name}.npy"))
-                stream.read(member.offset)
-            if member.fortran:
-                unpacked = stack.enter_context(tempfile.TemporaryFile())
-                while chunk := self._chunk(stream, name):
-                    unpacked.write(chunk)
-                stream = unpacked
-            yield stream
+                stream = stack.enter_context(archive.open(f"{name}.npy"))
+                stream.read(header.offset)
+            if not header.fortran:
+                yield stream
+                return
+            unpacked = stack.enter_context(tempfile.TemporaryFile())
+            left = math.prod(header.shape) * header.dtype.itemsize
+            while left:
+                left -= unpacked.write(self._chunk(stream, name, left))
+            unpacked.flush()
+            scattered = FortranRows(unpacked, header)
+            stack.callback(scattered.close)
+            yield scattered
 
-    def _chunk(self, stream: IO[bytes], name: str) -> bytes:
+    def _chunk(self, stream: IO[bytes], name: str, left: int) -> bytes:
+        """The next bytes, as many as are left or a bounded number."""
         with self._guard(name):
-            return stream.read(COPY_BYTES)
+            chunk = stream.read(min(left, COPY_BYTES))
+            if not chunk:
+                raise EOFError("it ends early")
+            return chunk
 
-    def _rows(self, stream: IO[bytes], name: str, start: int, stop: int) -> Array:
-        member = self._members[name]
-        with self._guard(name):
-            if member.fortran:
-                return _fortran_rows(stream, member, start, stop)
-            raw = stream.read((stop - start) * math.prod(member.shape[1:]) * member.dtype.itemsize)
-            return np.frombuffer(raw, member.dtype).reshape(stop - start, *member.shape[1:])
+    def _rows(self, array: IO[bytes] | FortranRows, name: str, start: int, stop: int) -> Array:
+        if isinstance(array, FortranRows):
+            return array.rows(start, stop)
+        header = self._headers[name]
+        block = np.empty((stop - start, *header.shape[1:]), header.dtype)
+        content, filled = block.reshape(-1).view(np.uint8), 0
+        while filled < len(content):
+            chunk = self._chunk(array, name, len(content) - filled)
+            content[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            filled += len(chunk)
+        return block
 
 
-def _fortran_rows(stream: IO[bytes], member: _Member, start: int, stop: int) -> Array:
-    """Rows of an array whose first index runs fastest: one short read per column."""
-    n, *rest = member.shape
-    columns = np.empty((math.prod(rest), stop - start), member.dtype)
-    for at in range(len(columns)):
-        stream.seek((at * n + start) * member.dtype.itemsize)
-        columns[at] = np.frombuffer(stream.read((stop - start) * member.dtype.itemsize), member.dtype)
-    return columns.reshape(*reversed(rest), stop - start).T
+class _ShortReads(io.BufferedReader):
+    """A file for zipfile, which reads as much at once as an archive states."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most the bytes that an archive's directory may have."""
+        if size is not None and size > _DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory of {size} bytes is longer than {_DIRECTORY_BYTES}")
+        return super().read(_DIRECTORY_BYTES if size is None or size < 0 else size)

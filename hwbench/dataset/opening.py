@@ -12,7 +12,7 @@ import numpy as np
 from hwbench.callables import is_reference, load_callable
 from hwbench.dataset.images import ImageFolderSource
 from hwbench.dataset.npz import NpzSource
-from hwbench.dataset.source import Batch, Source
+from hwbench.dataset.source import Batch, Source, rows_within
 from hwbench.dataset.spec import DataSpec
 from hwbench.errors import DataError
 from hwbench.npy import Array
@@ -73,11 +73,11 @@ class CallableSource(Source):
                 raise DataError(
                     f"{self.origin}: batch {at} lacks the array {missing[0]!r}; it has: {', '.join(arrays)}"
                 )
-            longest = max(
-                len(values) for values in (*(arrays[name] for name in names), () if labels is None else labels)
-            )
-            for start in range(0, longest, size):
-                part = slice(start, start + size)
+            held = [*(arrays[name] for name in names), *([] if labels is None else [labels])]
+            longest = max(map(len, held))
+            step = rows_within(sum(values.nbytes for values in held) // max(longest, 1), size)
+            for start in range(0, longest, step):
+                part = slice(start, start + step)
                 yield {name: arrays[name][part] for name in names}, None if labels is None else labels[part]
 
     def _batches(self) -> Iterator[Batch]:

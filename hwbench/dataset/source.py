@@ -3,15 +3,56 @@
 from __future__ import annotations
 
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
 
 from hwbench.dataset.spec import LABEL_NAMES, DataSpec
 from hwbench.errors import DataError
 from hwbench.npy import Array
 
 Batch = tuple[dict[str, Array], Array | None]
+
+MIB = 1 << 20
+# Batches hold fewer rows than asked for where rows are long, so that memory does not grow with them.
+BATCH_BYTES = 16 * MIB
+# A sample is held whole, in the data's element type and in the model's.
+SAMPLE_BYTES = 192 * MIB
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of an array, as a header or schema states it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def rows_within(row_bytes: int, most: int) -> int:
+    """The number of rows that fit in a batch: at least 1, at most ``most``."""
+    return max(1, min(most, BATCH_BYTES // max(row_bytes, 1)))
+
+
+def require_samples(sample_bytes: int, where: str) -> None:
+    """Refuse samples that are too large to be held.
+
+    Raises:
+        DataError: A sample has more bytes than `SAMPLE_BYTES`.
+    """
+    if sample_bytes > SAMPLE_BYTES:
+        raise DataError(
+            f"{where}: a sample takes {sample_bytes / MIB:,.0f} MiB, more than the {SAMPLE_BYTES // MIB} MiB that hwbench "
+            "holds at a time; cut or resize the samples"
+        )
 
 
 def row(number: int) -> str:
@@ -88,6 +129,10 @@ class Source(ABC):
     def describe(self, array: str) -> str:
         """What to call an array in messages."""
         return f"array {array!r}"
+
+    def sample(self, array: str) -> Sample | None:
+        """Element type and shape of a sample as it is stored, before anything is read; None where only reading shows them."""
+        return None
 
     def _known(self, array: str) -> str:
         if array not in self.names:

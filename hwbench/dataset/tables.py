@@ -13,6 +13,7 @@ import polars as pl
 from hwbench.dataset.source import Batch, Source, row
 from hwbench.dataset.spec import LABEL_NAMES, DataSpec
 from hwbench.errors import DataError
+from hwbench.files import require_file
 from hwbench.npy import Array
 
 FEATURES = "*"  # stands for all the feature columns, side by side
@@ -35,8 +36,7 @@ class TableSource(Source):
     def __init__(self, spec: DataSpec) -> None:
         super().__init__(spec)
         self._path = Path(spec.source)
-        if not self._path.is_file():
-            raise DataError(f"{self._path}: no such file")
+        require_file(self._path, DataError, "file")
         columns = self._columns()
         self._label_name = self._label(columns)
         self.names = tuple(name for name in columns if name != self._label_name)

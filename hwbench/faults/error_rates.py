@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from hwbench.errors import InputError
+from hwbench.files import require_file
 
 # Of a cell that reads at random, half the bits are wrong: no memory is worse.
 MAX_RATE = 0.5
@@ -50,6 +51,7 @@ class _RateTable:
         Raises:
             InputError: The file cannot be read or a row cannot be used; with its line.
         """
+        require_file(path, InputError)
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)

@@ -12,6 +12,7 @@ import polars as pl
 from hwbench.errors import InputError
 from hwbench.faults import bits, names
 from hwbench.faults.fault import KINDS
+from hwbench.files import require_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,6 +69,7 @@ def open_list(path: Path) -> pl.DataFrame:
     Raises:
         InputError: The file cannot be read, lists no fault, or a column is missing.
     """
+    require_file(path, InputError)
     try:
         table = pl.read_csv(path.read_bytes(), infer_schema=False)  # a tensor may be called 12
     except OSError as error:

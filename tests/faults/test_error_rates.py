@@ -88,7 +88,7 @@ def test_a_table_that_cannot_be_is_refused_with_its_row(table, text, message):
 
 
 def test_a_file_that_is_no_table(tmp_path):
-    with pytest.raises(InputError, match=r"missing\.csv: not a readable CSV file"):
+    with pytest.raises(InputError, match=r"missing\.csv: cannot be read: No such file"):
         VoltageTable.read(tmp_path / "missing.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"binary\.csv: not a readable CSV file"):

@@ -129,5 +129,5 @@ def test_what_a_line_says_for_any_build_is_told_without_one(tmp_path, line, said
 
 
 def test_a_folder_is_no_list(tmp_path):
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a folder, not a regular file"):
         open_list(tmp_path)

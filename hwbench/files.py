@@ -1,0 +1,42 @@
+"""Checks of the files that users name, made before anything opens them."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from hwbench.errors import InputError
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO or a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def require_file(path: Path, error: type[InputError], noun: str = "") -> None:
+    """Refuse whatever is not a regular file: opening a FIFO, or reading a device, may never end.
+
+    Links are followed. ``/dev/stdin`` is therefore accepted where a file is redirected into it, and refused where it is a
+    pipe or a terminal.
+
+    Args:
+        path: The path.
+        error: The exception to raise.
+        noun: What the message calls a file that is missing; empty for the system's words.
+
+    Raises:
+        InputError: Of the type ``error``: there is nothing there, or something that is not a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as cause:
+        missing = noun and isinstance(cause, FileNotFoundError)
+        raise error(f"{path}: " + (f"no such {noun}" if missing else f"cannot be read: {cause.strerror}")) from None
+    except ValueError as cause:  # a NUL character
+        raise error(f"{str(path)!r} is not a path: {cause}") from None
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise error(f"{path}: is {kind}, not a regular file; give a file that can be read more than once")
