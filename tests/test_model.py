@@ -114,7 +114,10 @@ def test_what_is_not_onnx_is_refused(folder, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for path, problem in ((tmp_path / "none.onnx", "no such model file"), (tmp_path, "is a folder, not a regular file")):
+    for path, problem in (
+        (tmp_path / "none.onnx", "no such model file"),
+        (tmp_path, "is a folder, not a regular file"),
+    ):
         with pytest.raises(ModelError, match=f"{path}: {problem}"):
             Model.open(path)
 
