@@ -21,7 +21,7 @@ MIB = 1 << 20
 # Batches hold fewer rows than asked for where rows are long, so that memory does not grow with them.
 BATCH_BYTES = 16 * MIB
 # A sample is held whole, in the data's element type and in the model's.
-SAMPLE_BYTES = 192 * MIB
+SAMPLE_BYTES = 128 * MIB
 
 
 @dataclass(frozen=True)
