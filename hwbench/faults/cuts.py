@@ -28,6 +28,7 @@ from onnx import helper, numpy_helper
 from hwbench.backend import node_name
 from hwbench.faults.ordering import chained, constant_derived
 from hwbench.faults.shapes import tensor_types, without
+from hwbench.stored import reads
 
 _LAYERS = frozenset({"Conv", "MatMul", "Gemm"})
 _GAUGED = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -76,9 +77,10 @@ class GraphCutter:
         self.inputs = [value.name for value in model.graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in model.graph.output]
         self._made_at = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+        self._reads = [reads(node) for node in self.nodes]
         self._uses: dict[str, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            for name in node.input:
+        for index, names in enumerate(self._reads):
+            for name in names:
                 if name:
                     self._uses.setdefault(name, []).append(index)
 
@@ -109,7 +111,7 @@ class GraphCutter:
         for index in range(position + 1, len(self.nodes)):
             if self._transparent(index):
                 continue
-            for name in self.nodes[index].input:
+            for name in self._reads[index]:
                 if name and name not in self._derived:
                     carrier = self.carrier(name)
                     if self._made_at.get(carrier, -1) <= position:
@@ -189,7 +191,7 @@ class GraphCutter:
         inputs = list(dict.fromkeys(inputs))
         needed, stored = self._needed(inputs, outputs)
         nodes = [without(self.nodes[index], inputs) for index in sorted(needed)]
-        used = {name for node in nodes for name in node.input}
+        used = {name for index in needed for name in self._reads[index]}
         values = [self._value(name) for name in inputs if name in used or name in outputs]
         return self._model(nodes, values, [self._value(name) for name in outputs], [constants[name] for name in stored])
 
@@ -230,7 +232,7 @@ class GraphCutter:
             index = self._made_at[name]
             if index not in needed:
                 needed.add(index)
-                pending += self.nodes[index].input
+                pending += self._reads[index]
         return needed, list(stored)
 
     def _stays(self, name: str, out: str, inside: set[int]) -> bool:

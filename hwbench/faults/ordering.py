@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import onnx
 
+from hwbench.stored import reads
+
 
 def constant_derived(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
     """The tensors that hold the same numbers whatever the inputs."""
     derived = set(constants)
     for node in graph.node:
-        if node.input and all(name in derived for name in node.input if name):
+        if node.input and all(name in derived for name in reads(node) if name):
             derived.update(node.output)
     return derived
 
@@ -26,7 +28,7 @@ def chained(nodes: Sequence[onnx.NodeProto], derived: set[str]) -> list[onnx.Nod
     others = [node for node in nodes if not derived.issuperset(node.output)]
     users: dict[str, list[int]] = {}
     for index, node in enumerate(others):
-        for name in dict.fromkeys(node.input):
+        for name in dict.fromkeys(reads(node)):
             users.setdefault(name, []).append(index)
     ordered: dict[int, onnx.NodeProto] = {}
     for index in range(len(others)):
@@ -35,7 +37,7 @@ def chained(nodes: Sequence[onnx.NodeProto], derived: set[str]) -> list[onnx.Nod
             ordered[following] = node = others[following]
             after = users.get(node.output[0], []) if len(node.output) == 1 else []
             waits = len(after) == 1 and all(
-                name in derived or name in (node.output[0], "") for name in others[after[0]].input
+                name in derived or name in (node.output[0], "") for name in reads(others[after[0]])
             )
             following = after[0] if waits else None
     return [*first, *ordered.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,9 +15,13 @@ import onnx
 from hwbench.errors import InputError
 from hwbench.faults import bits
 from hwbench.faults.cuts import GraphCutter
+from hwbench.stored import Inventory, Place, Step, follow, inner_graphs
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Role = Literal["weight", "bias", "scale", "zero_point", "constant", "activation", "input", "artefact"]
+Role = Literal[
+    "weight", "bias", "scale", "zero_point", "threshold", "structure", "constant", "activation", "input", "artefact"
+]
+Readers = dict[str, list[tuple[onnx.NodeProto, int]]]
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # What the inputs of an operator that multiplies are for, one after the other.
 _INPUTS: Mapping[str, Sequence[Role]] = {
@@ -26,11 +30,25 @@ _INPUTS: Mapping[str, Sequence[Role]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), ("weight", "weight", "weight", "bias")),
     "MatMulNBits": ("weight", "weight", "scale", "zero_point", "constant", "bias"),
 }
+# What the attributes of the classical machine learning domain are for; lists that are not named here are constants.
+_ATTRIBUTES: Mapping[str, Role] = {
+    **dict.fromkeys(("coefficients", "support_vectors", "weights"), "weight"),
+    **dict.fromkeys(("class_weights", "target_weights", "leaf_weights"), "weight"),
+    **dict.fromkeys(("intercepts", "base_values", "rho", "offset"), "bias"),
+    "scale": "scale",
+    **dict.fromkeys(("nodes_values", "nodes_splits", "membership_values"), "threshold"),
+    **dict.fromkeys(("nodes_treeids", "nodes_nodeids", "nodes_featureids", "nodes_modes", "tree_roots"), "structure"),
+    **dict.fromkeys(("nodes_truenodeids", "nodes_falsenodeids", "nodes_trueleafs", "nodes_falseleafs"), "structure"),
+    **dict.fromkeys(("class_ids", "class_nodeids", "class_treeids"), "structure"),
+    **dict.fromkeys(("target_ids", "target_nodeids", "target_treeids", "leaf_targetids"), "structure"),
+}
+# Operators whose attribute is for what their output is for.
+_CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One initializer, or some of the bits of its elements; also a tensor of which each input has one, or the build's file.
+    """Stored numbers, or some of the bits of them; also a tensor of which each input has one, or the build's file.
 
     Attributes:
         name: Its name.
@@ -80,17 +98,10 @@ class FaultSpace:
 
         Args:
             model: The deployed model.
-            stored: Its initializers, from `hwbench.worker.perturb.stored_initializers`.
+            stored: Its numbers, from `hwbench.worker.perturb.stored_initializers`.
         """
-        cutter = GraphCutter(model)
-        depths = [layer.position for layer in cutter.layers]
-        tensors = []
-        for name, array in stored.items():
-            role, op_type = _role(cutter, name, array)
-            depth = bisect_right(depths, cutter.first_use(name) - 1)
-            width = bits.width(array.dtype)
-            tensors.append(StoredTensor(name, array.dtype.name, array.size, width, role, op_type, depth, 0, width - 1))
-        return cls(tuple(tensors))
+        roles = _Roles(model, GraphCutter(model))
+        return cls(tuple(roles.tensor(place, stored[place.name]) for place in Inventory.of(model).places))
 
     @classmethod
     def of_file(cls, name: str, size: int) -> FaultSpace:
@@ -151,14 +162,71 @@ class FaultSpace:
                 yield (tensor.name, bit), tensor.elements
 
 
-def _role(cutter: GraphCutter, name: str, array: Array) -> tuple[Role, str]:
-    """What an initializer's numbers are for, and the operator they reach."""
-    node, place = next(iter(_readers(cutter, name)), (onnx.NodeProto(), 0))
+class _Roles:
+    """What stored numbers are for, and where in the graph they are used.
+
+    Args:
+        model: The deployed model.
+        cutter: Its graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto, cutter: GraphCutter) -> None:
+        self._model, self._cutter = model, cutter
+        self._depths = [layer.position for layer in cutter.layers]
+        self._main = _readers(cutter.nodes)
+
+    def tensor(self, place: Place, array: Array) -> StoredTensor:
+        """The description of one array of stored numbers."""
+        role, op_type = self._role(place, array)
+        depth, width = bisect_right(self._depths, self._position(place) - 1), bits.width(array.dtype)
+        return StoredTensor(place.name, array.dtype.name, array.size, width, role, op_type, depth, 0, width - 1)
+
+    def _position(self, place: Place) -> int:
+        """Index of the first node of the graph that the numbers reach; in a function any may be, so that it is the first."""
+        if place.owner[-1][0] == "initializer":
+            return self._cutter.first_use(place.name)
+        if place.owner[-1][0] == "functions":
+            return 0
+        node = follow(self._model, place.owner)
+        return min(self._cutter.maker(name) for name in node.output if name)
+
+    def _role(self, place: Place, array: Array) -> tuple[Role, str]:
+        name, around = place.name, place.path[:-1]
+        if place.attribute:
+            if place.op_type not in _CONSTANTS:
+                return _ATTRIBUTES.get(place.attribute.removesuffix("_as_tensor"), "constant"), place.op_type
+            around = place.path[: max(at for at, (field, _) in enumerate(place.path) if field == "node")]
+            name = follow(self._model, place.path[: len(around) + 1]).output[0]
+        elif len(around) > 1:
+            name = follow(self._model, place.path).name
+        readers = self._main if len(around) == 1 and around[0][0] == "graph" else self._inner(around)
+        return _role_of(readers, name, array)
+
+    def _inner(self, path: tuple[Step, ...]) -> Readers:
+        """The readers of an inner graph or of a function."""
+        return _readers(follow(self._model, path).node)
+
+
+def _readers(nodes: Iterable[onnx.NodeProto]) -> Readers:
+    """Tensor to the nodes that read it, those of inner graphs included, each with the number of the input."""
+    found: Readers = {}
+    for node in nodes:
+        for at, name in enumerate(node.input):
+            found.setdefault(name, []).append((node, at))
+        for graph in inner_graphs(node):
+            for name, inner in _readers(graph.node).items():
+                found.setdefault(name, []).extend(inner)
+    return found
+
+
+def _role_of(readers: Readers, name: str, array: Array) -> tuple[Role, str]:
+    """What a tensor's numbers are for, and the operator they reach."""
+    node, place = next(iter(readers.get(name, ())), (onnx.NodeProto(), 0))
     own: Role | None = None
     if node.op_type in _QUANTIZERS and place > 0:
         own = "scale" if place == 1 else "zero_point"
     if node.op_type == "DequantizeLinear":
-        node, place = next(iter(_readers(cutter, node.output[0])), (node, place))
+        node, place = next(iter(readers.get(node.output[0], ())), (node, place))
     if own is not None:
         return own, node.op_type
     if place < len(_INPUTS.get(node.op_type, ())):
@@ -168,7 +236,3 @@ def _role(cutter: GraphCutter, name: str, array: Array) -> tuple[Role, str]:
     if node.op_type == "Add" and bits.is_floating(array.dtype) and array.ndim == 1:
         return "bias", node.op_type
     return "constant", node.op_type
-
-
-def _readers(cutter: GraphCutter, name: str) -> Sequence[tuple[onnx.NodeProto, int]]:
-    return [(node, at) for node in cutter.nodes for at, read in enumerate(node.input) if read == name]

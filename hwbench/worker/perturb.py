@@ -34,13 +34,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from hwbench.errors import InputError, UnknownNameError
 from hwbench.faults import bits
 from hwbench.faults.error_rates import MAX_RATE
 from hwbench.faults.fault import Fault
 from hwbench.faults.memory import Chip, Columns, Memory
+from hwbench.stored import Inventory
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Variant = Mapping[str, Any]
@@ -174,16 +174,8 @@ def initializer_changes(variant: Variant, tensors: Mapping[str, Array]) -> Chang
 
 
 def stored_initializers(model: onnx.ModelProto) -> dict[str, Array]:
-    """The initializers of a model's main graph, int4 as one element a byte (ml_dtypes).
-
-    Left out: those that hold no bits (empty ones), strings and complex numbers, sparse tensors, and those of subgraphs.
-    """
-    unchangeable = {onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
-    return {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_type not in unchangeable and math.prod(tensor.dims)
-    }
+    """The numbers that a model stores, by the names of `hwbench.stored`, int4 as one element a byte (ml_dtypes)."""
+    return {place.name: place.read(model) for place in Inventory.of(model).places}
 
 
 def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] = ()) -> dict[str, int]:

@@ -321,26 +321,48 @@ def test_shapes_that_depend_on_the_batch_are_not_cut_through(tmp_path):
 
 
 def test_a_part_that_the_runtime_refuses_is_run_whole_and_says_so(tmp_path):
-    """The graph's two outputs together are one that ONNX allows; a segment that cuts between them is not."""
-    body = helper.make_graph(
-        [node("Mul", ["hidden", "two"], ["doubled"])], "then", [], [helper.make_tensor_value_info("doubled", 1, None)]
-    )
-    other = helper.make_graph(
-        [node("Identity", ["hidden"], ["same"])], "else", [], [helper.make_tensor_value_info("same", 1, None)]
-    )
+    """Text between operators is fine within a graph; a session that takes or gives it is refused."""
     nodes = [
+        node("Cast", ["x"], ["text"], to=onnx.TensorProto.STRING),
         node("MatMul", ["x", "w1"], ["hidden"], "first"),
-        node("ReduceMax", ["x"], ["largest"], keepdims=0),
-        node("Greater", ["largest", "zero"], ["condition"]),
-        node("If", ["condition"], ["chosen"], then_branch=body, else_branch=other),
-        node("MatMul", ["chosen", "w2"], ["y"], "second"),
+        node("Cast", ["text"], ["again"], to=1),
+        node("Cast", ["text"], ["once_more"], to=1),
+        node("Sum", ["hidden", "again", "once_more"], ["sum"]),
+        node("MatMul", ["sum", "w2"], ["y"], "second"),
     ]
-    weights = {"w1": normal(16, 16), "w2": normal(16, 4), "zero": np.float32(0), "two": np.float32(2)}
+    weights = {"w1": normal(16, 16), "w2": normal(16, 4)}
     model = make_model(nodes, {"x": (1, ["N", 16])}, {"y": (1, ["N", 4])}, weights)
-    inputs, faults = feeds(model, batch=6), [fault for fault in random_faults(model, 60) if fault[0] in ("w1", "w2")]
+    inputs, faults = feeds(model, batch=6), random_faults(model, 60)
     done = run_campaign(model, inputs, faults, tmp_path / "job")
     assert outcomes(done) == naive_counts(model, inputs, faults)
     assert done.checks["rebuilt"] == len(faults)
+    assert done.checks["reason"].startswith("a part of the graph cannot be run")
+
+
+def test_what_branches_read_from_around_them_reaches_the_segments(tmp_path):
+    """A number that a layer and a branch both read changes both; what only a layer reads is run by its segments."""
+    then = helper.make_graph(
+        [node("MatMul", ["hidden", "both"], ["then"])], "then", [], [helper.make_tensor_value_info("then", 1, None)]
+    )
+    other = helper.make_graph(
+        [node("Add", ["hidden", "x"], ["else"])], "else", [], [helper.make_tensor_value_info("else", 1, None)]
+    )
+    nodes = [
+        node("ReduceMax", ["front"], ["largest"], keepdims=0),
+        node("Greater", ["largest", "zero"], ["condition"]),
+        node("MatMul", ["x", "w0"], ["a"], "zeroth"),
+        node("MatMul", ["a", "both"], ["hidden"], "first"),
+        node("If", ["condition"], ["chosen"], then_branch=then, else_branch=other),
+        node("MatMul", ["chosen", "w2"], ["y"], "second"),
+    ]
+    weights = {"w0": normal(16, 16), "both": normal(16, 16), "w2": normal(16, 4), "zero": np.float32(0)}
+    weights["front"] = np.ones(1, np.float32)
+    model = make_model(nodes, {"x": (1, ["N", 16])}, {"y": (1, ["N", 4])}, weights)
+    inputs = feeds(model, batch=6)
+    faults = [fault for fault in random_faults(model, 120) if fault[0] in ("w0", "both", "w2")]
+    done = run_campaign(model, inputs, faults, tmp_path / "job")
+    assert outcomes(done) == naive_counts(model, inputs, faults)
+    assert done.checks["rebuilt"] == sum(fault[0] == "both" for fault in faults) > 0
 
 
 def test_a_fault_on_which_the_rest_of_the_graph_stops_is_due(tmp_path):
