@@ -16,6 +16,7 @@ from onnx_ir.passes import PassBase, Sequential, common
 from hwbench.backend import TensorSpec
 from hwbench.errors import ModelError
 from hwbench.files import require_file
+from hwbench.stored import Inventory
 
 # What the oldest runtime a target may run reads: ONNX Runtime 1.26, the newest that works on an emulated Arm core.
 MAX_IR_VERSION = 10
@@ -34,7 +35,7 @@ class Model:
         inputs: What must be fed; initializers are not inputs.
         outputs: What comes out; the first is the one that accuracy is measured on.
         nodes: How many nodes the main graph has.
-        parameters: How many numbers its initializers hold.
+        parameters: How many numbers it stores.
         bytes: Size of the file and its external data.
     """
 
@@ -82,7 +83,7 @@ class Model:
             inputs=tuple(_spec(value, path) for value in proto.graph.input if value.name not in stored),
             outputs=tuple(_spec(value, path) for value in proto.graph.output),
             nodes=len(proto.graph.node),
-            parameters=sum(_elements(tensor) for tensor in proto.graph.initializer),
+            parameters=sum(place.size(proto) for place in Inventory.of(proto).places),
             bytes=sum(file.stat().st_size for file in files),
         )
 
@@ -261,13 +262,6 @@ def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, dtype.name, shape)
-
-
-def _elements(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ class Plan:
         rounds: Label to the round in which the study asked for it, from 0.
         declined: Labels of jobs that are not done because the budget is spent.
         concluding: Labels of the jobs from `Study.conclude`; None before it was asked.
+        obstacle: From `Study.obstacle`; a study with one has no jobs.
     """
 
     case: Case
@@ -35,12 +36,14 @@ class Plan:
     rounds: dict[str, int] = field(default_factory=dict)
     declined: set[str] = field(default_factory=set)
     concluding: frozenset[str] | None = None
+    obstacle: str = ""
 
     @classmethod
     def of(cls, case: Case, study: Study, settings: Any) -> Plan:
         """The jobs that a study asks for first."""
-        plan = cls(case, study, settings, {})
-        plan.add(study.plan(case, settings), 0)
+        plan = cls(case, study, settings, {}, obstacle=study.obstacle(case, settings))
+        if not plan.obstacle:
+            plan.add(study.plan(case, settings), 0)
         return plan
 
     @property
@@ -94,6 +97,8 @@ class Plan:
             results: The results so far, by the jobs' keys.
             budget: The budget in words.
         """
+        if self.obstacle:
+            return Analysis([self.study.missing("unavailable", self.obstacle)])
         finished = self.done(results)
         if not self.is_cut(results):
             return self.study.measure(self.case, self.settings, finished)

@@ -20,6 +20,7 @@ from hwbench.errors import UnavailableError, UnsupportedError
 from hwbench.graph import asked_precisions
 from hwbench.model import normalize, read_proto, save
 from hwbench.profile import Precision
+from hwbench.stored import Inventory
 from hwbench.worker.protocol import JobContext
 
 # The int4 quantizer takes MatMul and leaves Gemm alone, so a MatMul must not be fused with the addition after it.
@@ -63,8 +64,8 @@ def contents(path: Path) -> dict[str, Any]:
     """
     proto = read_proto(path)
     stored: Counter[str] = Counter()
-    for tensor in proto.graph.initializer:
-        stored[TensorProto.DataType.Name(tensor.data_type).lower()] += int(np.prod(tensor.dims, dtype=np.int64))
+    for place in Inventory.of(proto).places:
+        stored[place.element_type(proto)] += place.size(proto)
     return {
         "stored": dict(stored),
         "compute": dict(Counter(asked_precisions(path).values())),

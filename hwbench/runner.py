@@ -340,7 +340,9 @@ class _Run:
     def _further(self, plan: Plan) -> dict[str, Job]:
         """Further jobs of a study; once the budget has cut it short, only those that its figures need in any case."""
         done = plan.done(self._results)
-        if not plan.is_cut(self._results):
+        if plan.obstacle:
+            more = {}
+        elif not plan.is_cut(self._results):
             more = plan.study.extend(plan.case, plan.settings, done)
         elif plan.concluding is None and plan.is_enough(self._results):
             more = plan.study.conclude(plan.case, plan.settings, done)

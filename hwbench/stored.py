@@ -16,7 +16,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Step = tuple[str, int | None]
 
 TEXT, COMPLEX, SPARSE = "text", "complex numbers", "values of sparse tensors"
-_UNCHANGEABLE: Mapping[int, str] = {TensorProto.STRING: TEXT, TensorProto.COMPLEX64: COMPLEX, TensorProto.COMPLEX128: COMPLEX}
+_UNCHANGEABLE: Mapping[int, str] = {
+    TensorProto.STRING: TEXT,
+    TensorProto.COMPLEX64: COMPLEX,
+    TensorProto.COMPLEX128: COMPLEX,
+}
 # Attributes that hold data as lists or single values. Elsewhere these are settings of the operator (axis, strides); in the
 # classical machine learning domain every list is data.
 _CLASSICAL = "ai.onnx.ml"
@@ -66,6 +70,12 @@ class Place:
         if not self.field:
             return math.prod(message.dims)
         return len(getattr(message, self.field)) if self.field in ("floats", "ints") else 1
+
+    def element_type(self, model: Any) -> str:
+        """What ONNX calls its element type, in lower case."""
+        if self.field:
+            return "float" if self.field in _FLOAT_TAGS else "int64"
+        return str(TensorProto.DataType.Name(follow(model, self.path).data_type)).lower()
 
     def read(self, root: Any, done: int = 0) -> Array:
         """Its numbers, bit for bit as they are stored; int4 as one element a byte (ml_dtypes).

@@ -35,7 +35,7 @@ def command(
         print_json(made.manifest)
         return
     contents = made.manifest["contents"]
-    stored = ", ".join(f"{count:,} {form}" for form, count in contents["stored"].items())
+    stored = ", ".join(f"{count:,} {form}" for form, count in contents["stored"].items()) or "none"
     compute = ", ".join(f"{count} in {form}" for form, count in contents["compute"].items())
     echo(
         f"{made.model}: {contents['bytes']:,} bytes; stored numbers: {stored}; operators that multiply: {compute or 'none'}"

@@ -76,6 +76,7 @@ METRIC_TITLES = {
     "rebuilt_trials": "Trials by full rebuild",
     "untold_trials": "Trials that could not be told",
     "left_out_tensors": "Tensors left out",
+    "covered_numbers": "Stored numbers covered",
 }
 _CONDITION_TITLES = {
     "ber": "bit error rate",

@@ -244,6 +244,10 @@ class Study(ABC):
     def check_build(self, case: Case, settings: Any) -> None:
         """Raise `InputError` where settings ask for what a build has not. Called before anything is written."""
 
+    def obstacle(self, case: Case, settings: Any) -> str:
+        """Reason why the build has nothing to measure, which makes the study unavailable; empty if it has."""
+        return ""
+
     def points(self, case: Case, settings: Any) -> dict[str, dict[str, Any]]:
         """The points that launches of the case's build are to time for this study: see `hwbench.worker.tasks.launch`."""
         return {}

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from hwbench.stats import Estimate
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Interim, Settings, Study
+from hwbench.studies.deployed import coverage_rows, numbers_obstacle
 from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
 from hwbench.studies.outputs import row
 from hwbench.studies.sweep import Golden, Sweep, bounds, figure, finite_rows, loss, per_draw, rate
@@ -57,6 +58,10 @@ class BitFlipsStudy(Study):
     headline = "tolerated_ber"
     settings_type = BitFlipsSettings
 
+    def obstacle(self, case: Case, settings: BitFlipsSettings) -> str:
+        """Reason why no bit can flip; empty if one can."""
+        return numbers_obstacle(case)
+
     def plan(self, case: Case, settings: BitFlipsSettings) -> dict[str, Job]:
         """The golden outputs, and the pilot's draws: draw by draw every rate, lowest first."""
         return {"golden": case.evaluation(GOLDEN), **_sampling(case, settings).wanted({})}
@@ -100,6 +105,7 @@ class BitFlipsStudy(Study):
                 losses[ber] = loss(case, sweep, golden)
                 rows.extend(self._accuracy(case, sampling, ber, sweep, golden, losses[ber]))
             rows.append(_tolerated(case, settings, losses, sweeps))
+        rows += coverage_rows(self.name, case)
         return Analysis(rows, parts={"draws": _draws(case, sweeps)})
 
     def _accuracy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,10 +16,14 @@ from hwbench.faults import names
 from hwbench.faults.activations import Activations
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.space import FaultSpace
+from hwbench.stored import Inventory
+from hwbench.studies.base import Case
+from hwbench.table import Row
 from hwbench.worker.perturb import stored_initializers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Places = Literal["stored", "activations", "inputs", "artefact"]
+NO_NUMBERS = "no stored numbers to flip"
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class Deployed:
     Attributes:
         path: Its file.
         model: The model.
-        stored: Its initializers.
+        stored: Its numbers, by the names of `hwbench.stored`.
         cutter: Its graph, ready to be cut.
-        space: The bits of the initializers.
+        space: The bits of these numbers.
     """
 
     path: Path
@@ -91,3 +95,21 @@ def deployed(path: Path) -> Deployed:
     model = onnx.load(path)
     stored = stored_initializers(model)
     return Deployed(path, model, stored, GraphCutter(model), FaultSpace.of(model, stored))
+
+
+def numbers_obstacle(case: Case) -> str:
+    """`NO_NUMBERS` if a build stores nothing that a fault could be in, else empty."""
+    return "" if deployed(case.subject.build.model).stored else NO_NUMBERS
+
+
+def coverage_rows(study: str, case: Case) -> Iterator[Row]:
+    """The share of what a build stores that faults are drawn in, where that is not all."""
+    build = deployed(case.subject.build.model)
+    left_out = Inventory.of(build.model).left_out
+    covered, missing = sum(array.size for array in build.stored.values()), sum(left_out.values())
+    if missing:
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in left_out.items())
+        detail = f"{covered:,} of {covered + missing:,} stored elements can have faults; left out: {kinds}"
+        yield Row(
+            study, "covered_numbers", "{}", covered / (covered + missing), "ratio", n=covered + missing, detail=detail
+        )

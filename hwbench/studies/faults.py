@@ -23,7 +23,7 @@ from hwbench.stats.campaign import bounded_mean, leveugle
 from hwbench.studies.base import GOLDEN, Analysis, Case, Interim, Study
 from hwbench.studies.campaign_jobs import alone_job, counted_alone, in_artefact, shard_job, shards
 from hwbench.studies.campaign_rows import campaign_rows, loss_rows, verification_rows
-from hwbench.studies.deployed import deployed
+from hwbench.studies.deployed import coverage_rows, deployed, numbers_obstacle
 from hwbench.studies.fault_draws import BLOCK, Array, drawn, input_order
 from hwbench.studies.faults_settings import FaultsSettings
 from hwbench.table import Row, condition
@@ -153,8 +153,12 @@ class FaultsStudy(Study):
         """Bits to draw from, or a list of faults that the build can have."""
         if settings.faults is not None:
             _listed(case, Path(settings.faults))
-        else:
+        elif not self.obstacle(case, settings):
             _space(case, settings)
+
+    def obstacle(self, case: Case, settings: FaultsSettings) -> str:
+        """Reason why no fault can be drawn; empty if one can."""
+        return numbers_obstacle(case) if settings.faults is None and settings.places == "stored" else ""
 
     def plan(self, case: Case, settings: FaultsSettings) -> dict[str, Job]:
         """A job for every shard of the first stage's trials; before it, where only right inputs are drawn, which those are."""
@@ -328,7 +332,8 @@ def _sampler(space: FaultSpace, settings: FaultsSettings, case: Case, available:
 
 def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:
     """The trials that are run again by a full rebuild: 1 %, but at least 5 and at most 50; none that was run by one."""
-    rebuilt = pl.col("trial").is_in(campaign.alone) | (pl.col("tensor") == names.ARTEFACT)
+    inside = [name for name in campaign.trials["tensor"].unique() if names.is_inside(name)]
+    rebuilt = pl.col("trial").is_in(campaign.alone) | pl.col("tensor").is_in([*inside, names.ARTEFACT])
     trials = campaign.trials.filter(~rebuilt)
     count = min(trials.height, max(5, min(50, trials.height // 100)))
     rng = np.random.Generator(np.random.Philox(key=[case.seed, 0x5A3]))
@@ -337,6 +342,8 @@ def _sample(case: Case, campaign: Campaign) -> pl.DataFrame:
 
 def _limits(case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> Iterator[Row]:
     """What is not among the figures, and how the processes of trials in the file ended."""
+    if settings.faults is None and settings.places == "stored":
+        yield from coverage_rows("faults", case)
     if settings.faults is None and settings.places == "activations":
         left_out = Counter(deployed(case.subject.build.model).activations.left_out.values())
         if left_out:

@@ -15,6 +15,7 @@ from hwbench.pairing import two_way_loss
 from hwbench.stats import Estimate
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Interim, Study
 from hwbench.studies.bit_flips import DRAWS_SCHEMA, draw_records
+from hwbench.studies.deployed import coverage_rows, numbers_obstacle
 from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
 from hwbench.studies.memory_errors_settings import USUAL_CHIPS, MemoryErrorsSettings, Point, Stack
 from hwbench.studies.outputs import row
@@ -62,6 +63,10 @@ class MemoryErrorsStudy(Study):
     headline = "accuracy_drop"
     settings_type = MemoryErrorsSettings
     default = False
+
+    def obstacle(self, case: Case, settings: MemoryErrorsSettings) -> str:
+        """Reason why no cell can fail; empty if one can."""
+        return numbers_obstacle(case)
 
     def plan(self, case: Case, settings: MemoryErrorsSettings) -> dict[str, Job]:
         """The golden outputs, and the first chips: chip by chip every point under every stack of protections."""
@@ -116,6 +121,7 @@ class MemoryErrorsStudy(Study):
             for stack, value in overheads.items()
             if stack
         ]
+        rows += coverage_rows(_NAME, case)
         schema = {**DRAWS_SCHEMA, "condition": pl.String}
         return Analysis(rows, parts={"memory_errors": pl.DataFrame(records, schema=schema, orient="row")})
 

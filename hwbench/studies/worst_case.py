@@ -18,7 +18,7 @@ from hwbench.faults.listing import check_lines, read_faults, with_formats
 from hwbench.faults.search import sign_flips
 from hwbench.faults.space import Role
 from hwbench.studies.base import GOLDEN, Analysis, Case, NamesFile, Settings, Study
-from hwbench.studies.deployed import deployed
+from hwbench.studies.deployed import coverage_rows, deployed, numbers_obstacle
 from hwbench.studies.greedy_search import Flip, Pool, flip_at, flips_frame, ranked, round_job
 from hwbench.studies.outputs import estimate, per_sample, row
 from hwbench.table import Row, condition
@@ -37,9 +37,9 @@ class WorstCaseSettings(Settings):
         None, description="the primary metric's figure to get to; default, for classifiers: 1 / number of classes"
     )
     max_flips: int = Field(50, gt=0, description="flips after which a search gives up")
-    tensors: str = Field("*", description="pattern of the names of initializers that may be changed")
-    roles: tuple[Literal["weight", "bias", "scale", "zero_point", "constant"], ...] = Field(
-        ("weight", "bias", "scale", "zero_point"), min_length=1, description="what greedy may change"
+    tensors: str = Field("*", description="pattern of the names of stored numbers that may be changed")
+    roles: tuple[Literal["weight", "bias", "scale", "zero_point", "threshold", "structure", "constant"], ...] = Field(
+        ("weight", "bias", "scale", "zero_point", "threshold"), min_length=1, description="what greedy may change"
     )
     candidates: int = Field(8, gt=0, description="flips of each weight tensor that are tried before one is chosen")
     inputs: int = Field(128, gt=0, description="how many of the inputs a greedy search sees")
@@ -100,8 +100,12 @@ class WorstCaseStudy(Study):
         build = deployed(case.subject.build.model)
         if settings.faults is not None:
             read_faults(Path(settings.faults), build.stored)
-        else:
+        elif build.stored:
             build.space.select(tensors=settings.tensors)
+
+    def obstacle(self, case: Case, settings: WorstCaseSettings) -> str:
+        """Reason why no bit can be flipped; empty if one can."""
+        return numbers_obstacle(case)
 
     def plan(self, case: Case, settings: WorstCaseSettings) -> dict[str, Job]:
         """The fault-free build, the flips that need no search, the first round of the others."""
@@ -129,7 +133,8 @@ class WorstCaseStudy(Study):
             stored = deployed(case.subject.build.model).stored
             lists[f"worst_case-{found.name}"] = with_formats(flips_frame(found.flips[: max(values)]), stored)
         fewest = min(needed, key=lambda one: np.inf if one.value is None else one.value)
-        return Analysis([replace(fewest, condition="{}"), *needed, *curves], lists=lists)
+        rows = [replace(fewest, condition="{}"), *needed, *curves, *coverage_rows(self.name, case)]
+        return Analysis(rows, lists=lists)
 
     def _wanted(self, case: Case, settings: WorstCaseSettings, results: Results) -> dict[str, Job]:
         searches = self._searches(case, settings, results)

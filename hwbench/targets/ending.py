@@ -68,6 +68,8 @@ def _died(
         return "oom", _beyond(enforced)
     if out_of_memory(stderr):
         return "oom", f"{_beyond(enforced)}\n{stderr}" if "cap_mib" in enforced else stderr
+    if returncode == -signal.SIGPROF:  # `hwbench.worker.patience`
+        return "timeout", "took far more processor time than the fault-free build"
     if returncode < 0:
         return "crash", _lines(f"died of {_signal(-returncode)}{_under(enforced)}", stderr)
     return "error", _lines(f"the worker ended with exit status {returncode} and no result{_under(enforced)}", stderr)

@@ -16,6 +16,7 @@ from hwbench.faults.fault import Fault
 from hwbench.npy import rows
 from hwbench.worker.chunks import Chunks, count_of
 from hwbench.worker.outcomes import Outcomes
+from hwbench.worker.patience import Patience
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.protocol import JobContext
 
@@ -49,6 +50,7 @@ class Rebuilds:
         self._backend, self._model = job.load_backend(), Path(job.params["model"])
         self._faults, self._outcomes, self._chunks, self._same = faults, outcomes, chunks, same
         self._golden_file: Path | None = None
+        self._patience = Patience()
         self.untold: list[int] = []
 
     def run(self, trials: Sequence[int]) -> None:
@@ -64,8 +66,10 @@ class Rebuilds:
             else:
                 between.setdefault(tensor, []).append(trial)
         changed = sorted({self._faults[trial].tensor for trial in stored})
-        with self._backend.compile(self._model, self._options, changed) as session:
-            golden = self._golden(session)
+        with ExitStack() as sessions:
+            with self._patience.measured():
+                session = sessions.enter_context(self._backend.compile(self._model, self._options, changed))
+                golden = self._golden(session)
             initializers = stored_initializers(onnx.load(self._model)) if stored else {}
             for trial in stored:
                 self._stored(session, golden, trial, initializers[self._faults[trial].tensor])
@@ -94,7 +98,8 @@ class Rebuilds:
 
             def run(feeds: Feeds = feeds) -> Array:
                 session.update(tensor, faulty)
-                return self._chunks.outputs(session, feeds)
+                with self._patience.limited():
+                    return self._chunks.outputs(session, feeds)
 
             self._outcomes.chunk(trial, start, rows(golden, start, start + count_of(feeds)), attempted(run))
         session.update(tensor, stored)

@@ -22,7 +22,14 @@ _MARGINS = {
     "confidence_10": "SDC, confidence down >\u00a010\u00a0%",
     "confidence_20": "SDC, confidence down >\u00a020\u00a0%",
 }
-_CHECKS = ("golden_max_abs_diff", "verified_trials", "rebuilt_trials", "untold_trials", "left_out_tensors")
+_CHECKS = (
+    "golden_max_abs_diff",
+    "verified_trials",
+    "rebuilt_trials",
+    "untold_trials",
+    "left_out_tensors",
+    "covered_numbers",
+)
 _ENDS = {"ok": "Ran", "refused": "Refused", "crash": "Died", "timeout": "Hung"}
 _FIELDS = {
     "float32": "Bits 0 to 22 are the mantissa, 23 to 30 the exponent, 31 the sign.",
@@ -43,7 +50,7 @@ def section(view: View) -> Section | None:
     return Section(
         "Single faults in the build",
         "One fault at a time in the deployed build, compared with the fault-free output on the same inputs: in a stored "
-        "number, or where the name begins with @ in a tensor between operators, an input or a byte of the file. Silent "
+        "number, or under @activation in a tensor between operators or an input, under @artefact in a byte of the file. Silent "
         "data corruption (SDC): the output is finite but the answer is another. Detected (DUE): the output is NaN or "
         "infinite, or the run died. Rates are over pairs of fault and input; n counts what stands behind each.",
         (*by_tensor, *_by_bit(view)),

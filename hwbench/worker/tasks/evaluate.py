@@ -15,6 +15,7 @@ from hwbench.backend import Array, Feeds, Session
 from hwbench.npy import NpyWriter, chosen_rows, content_hash, rows
 from hwbench.topk import best_classes
 from hwbench.worker.inputs import InputPerturber, chosen_inputs
+from hwbench.worker.patience import Patience
 from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, WeightPerturber
 from hwbench.worker.protocol import JobContext
 
@@ -49,8 +50,11 @@ def run(job: JobContext) -> dict[str, Any]:
     if job.params.get("mutable") or any(variant["kind"] in WEIGHT_KINDS for variant in variants.values()):
         weights = WeightPerturber.from_model(onnx.load(source))
     mutable = tuple(weights.tensors) if weights else ()
-    with job.load_backend().compile(source, job.options, mutable) as session:
-        evaluation = _Evaluation(job, session, weights)
+    backend, patience = job.load_backend(), Patience()
+    with ExitStack() as stack:
+        with patience.measured():
+            session = stack.enter_context(backend.compile(source, job.options, mutable))
+        evaluation = _Evaluation(job, session, weights, patience)
         for name in job.in_time():
             job.start(name)
             job.done(name, evaluation.variant(variants[name]))
@@ -60,8 +64,8 @@ def run(job: JobContext) -> dict[str, Any]:
 class _Evaluation:
     """One session's way through the variants."""
 
-    def __init__(self, job: JobContext, session: Session, weights: WeightPerturber | None) -> None:
-        self._job, self._session, self._weights = job, session, weights
+    def __init__(self, job: JobContext, session: Session, weights: WeightPerturber | None, patience: Patience) -> None:
+        self._job, self._session, self._weights, self._patience = job, session, weights, patience
         self._files = {name: Path(path) for name, path in job.params["inputs"].items()}
         self._n, self._batch = int(job.params["n"]), int(job.params["batch"])
         self._outputs: list[str] = job.params["outputs"]
@@ -109,7 +113,9 @@ class _Evaluation:
             return {**record, "arrays": [], "golden": True}
         try:
             self._update(changes.tensors)
-            arrays = self._run(variant)
+            batches = -(-variant.get("inputs", self._n) // self._batch)
+            with self._patience.limited(batches):
+                arrays = self._run(variant)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
@@ -141,7 +147,8 @@ class _Evaluation:
             return
         if not hasattr(self, "_golden"):
             feeds, count = next(self._batches({"kind": "golden"}))
-            self._golden = [self._session.run(feeds)[output][:count] for output in self._outputs]
+            with self._patience.measured():
+                self._golden = [self._session.run(feeds)[output][:count] for output in self._outputs]
         for name in self._changed - tensors.keys():
             self._session.update(name, self._weights.tensors[name])
         for name, value in tensors.items():
