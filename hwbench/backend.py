@@ -135,7 +135,7 @@ class Session(ABC):
 
     Args:
         options: The backend's options (an instance of its ``options_type``).
-        mutable: Names of the initializers whose content will be changed by `update`.
+        mutable: Names of the initializers and other stored numbers (`hwbench.stored`) that will be changed by `update`.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -324,7 +324,7 @@ class Backend(ABC):
         Args:
             model: Path or bytes of an ONNX file.
             options: Fields of ``options_type``; those left out have its defaults.
-            mutable: Names of initializers whose content will be changed with `Session.update`.
+            mutable: Names of the stored numbers whose content will be changed with `Session.update`.
 
         Raises:
             ModelError: There is no such file.

@@ -22,7 +22,7 @@ class Fault:
     """A fault in a stored number, in a tensor between operators or in the file of a build.
 
     Attributes:
-        tensor: The initializer, or one of the names of `hwbench.faults.names`.
+        tensor: The stored numbers by their name (`hwbench.stored`), or one of the names of `hwbench.faults.names`.
         element: Flat C-order index; of a tensor between operators, within the part that belongs to one input.
         bit: Bit within the element, 0 = least significant; for a burst the lowest one.
         kind: flip, stuck_at_0, stuck_at_1, burst (``width`` neighbouring bits in memory order flip) or random_value (the

@@ -120,7 +120,11 @@ def _check_in_build(
         inner = names.activation_of(tensor)
         raise InputError(
             f"{where}: the build has no "
-            + (f"initializer {tensor!r}" if inner is None else f"tensor {inner!r} between operators")
+            + (
+                f"{'stored numbers' if names.is_inside(tensor) else 'initializer'} {tensor!r}"
+                if inner is None
+                else f"tensor {inner!r} between operators"
+            )
         )
     if stated is not None and stated != array.dtype.name:
         raise InputError(f"{where}: {tensor!r} is stored as {array.dtype.name} in this build, not as {stated}")

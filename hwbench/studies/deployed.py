@@ -59,7 +59,7 @@ class Deployed:
         if len(files := sorted(file.name for file in self.path.parent.glob(f"{self.path.name}*"))) > 1:
             raise InputError(
                 f"this build is {len(files)} files ({', '.join(files)}) and faults in the artefact are those of one; "
-                "its numbers are the initializers, which need no --places"
+                "its stored numbers need no --places"
             )
         return FaultSpace.of_file(names.ARTEFACT, self.path.stat().st_size)
 

@@ -96,7 +96,7 @@ def ranked(
 
     Args:
         model: The deployed model.
-        names: Its initializers that may be changed.
+        names: Its stored numbers that may be changed.
         size: Candidates of a weight tensor in one round.
         rounds: How many rounds there may be.
         seed: The run's seed.

@@ -6,7 +6,7 @@ A variant is a JSON object; its ``kind`` says what is perturbed, ``seed`` and ``
 kind                  setting    effect
 ====================  =========  ============================================================================
 ``golden``                       nothing
-``bit_errors``        ``rate``   every stored bit of every initializer flips with this probability
+``bit_errors``        ``rate``   every stored bit flips with this probability
 ``memory_errors``     ``rate``   stored bits fail as on a simulated chip, behind a protection (see below)
 ``faults``            ``faults`` these faults, one after the other: ``[tensor, element, bit, kind, width, value]`` each
 ``weight_noise``      ``sigma``  Gaussian noise on stored weights, relative to the tensor's or format's range
@@ -57,7 +57,7 @@ _QUANTIZATION_PARAMETERS = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)
 
 @dataclass(frozen=True)
 class Changes:
-    """What a variant makes of a build's initializers.
+    """What a variant makes of a build's stored numbers.
 
     Attributes:
         tensors: New content of those that differ from the build's own.
@@ -73,12 +73,12 @@ class Changes:
 
 
 class WeightPerturber:
-    """Applies variants to the initializers of one build.
+    """Applies variants to the stored numbers of one build.
 
     The error bits of the last draw are kept, so that going through a draw's rates costs one pass over random numbers.
 
     Args:
-        tensors: The build's initializers, as `stored_initializers` gives them.
+        tensors: The build's stored numbers, as `stored_initializers` gives them.
         weights: Those that weight noise goes to, to the bits of one weight; by default what `weight_widths` says
             without knowing the graph.
     """
@@ -92,12 +92,12 @@ class WeightPerturber:
 
     @classmethod
     def from_model(cls, model: onnx.ModelProto) -> WeightPerturber:
-        """A perturber of a model's initializers."""
+        """A perturber of a model's stored numbers."""
         tensors = stored_initializers(model)
         return cls(tensors, weight_widths(tensors, model.graph.node))
 
     def changes(self, variant: Variant, max_rate: float = 0.0) -> Changes:
-        """The initializers as ``variant`` leaves them; nothing changes under a kind that is not about weights.
+        """The stored numbers as ``variant`` leaves them; nothing changes under a kind that is not about weights.
 
         Args:
             variant: The JSON object described above.

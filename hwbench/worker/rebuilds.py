@@ -92,7 +92,7 @@ class Rebuilds:
         return [known[self._chunks.bounds(trial)] for trial in range(len(self._faults))]
 
     def _stored(self, session: Session, golden: Path, trial: int, stored: Array) -> None:
-        """A trial whose fault is in an initializer."""
+        """A trial whose fault is in a stored number."""
         tensor, faulty = self._faults[trial].tensor, self._faults[trial].apply(stored)
         for start, feeds in self._chunks.of(trial):
 
