@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from hwbench.callables import is_reference, load_callable
+from hwbench.callables import foreign_code, is_reference, load_callable
 from hwbench.errors import DataError, UnknownNameError
 from hwbench.npy import Array, TensorLike
 from hwbench.topk import class_scores, hits, topk
@@ -243,7 +243,8 @@ def custom_metric(reference: str) -> Metric:
     function = load_callable(reference)
 
     def score(outputs: Array, labels: Array) -> Array:
-        values = np.asarray(function(outputs, labels))
+        with foreign_code(f"the metric {reference!r}", DataError):
+            values = np.asarray(function(outputs, labels))
         if values.shape != (len(outputs),) or values.dtype.kind not in "iufb":
             raise DataError(
                 f"the metric {reference!r} returned {values.dtype} of shape {list(values.shape)}; "
@@ -251,7 +252,8 @@ def custom_metric(reference: str) -> Metric:
             )
         return values.astype(np.float64)
 
-    name, higher = reference.partition(":")[2], bool(getattr(function, "higher_is_better", True))
+    with foreign_code(f"reading higher_is_better of {reference!r}"):
+        name, higher = reference.partition(":")[2], bool(getattr(function, "higher_is_better", True))
     return Metric(name, "", higher, False, score, by_user=True)
 
 

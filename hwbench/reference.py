@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from hwbench.budget import Budget
 from hwbench.build import make_build
 from hwbench.errors import DataError, JobError, ModelError
@@ -66,7 +68,12 @@ def settle_labels(prepared: Prepared, golden: JobResult) -> Prepared:
     if prepared.data.labels is not None:
         for metric in prepared.metrics:
             try:
-                metric.per_sample(outputs[:_FEW], prepared.data.labels.rows(0, _FEW))
+                values = metric.per_sample(outputs[:_FEW], prepared.data.labels.rows(0, _FEW))
             except DataError as error:
                 raise DataError(f"{prepared.data.source}: {metric.name}: {error}") from error
+            if metric.by_user and np.isnan(values).any():
+                raise DataError(
+                    f"the metric {prepared.spec.metric!r} is NaN for input {int(np.isnan(values).argmax())} of the reference; "
+                    "it must return a number for each input (infinity for the worst)"
+                )
     return prepared

@@ -16,6 +16,7 @@ import polars as pl
 
 from hwbench.disk import explained
 from hwbench.errors import RunDirectoryError
+from hwbench.faults.listing import as_csv
 from hwbench.files import require_file
 from hwbench.scratch import PLACING, sweep
 from hwbench.table import SCHEMA
@@ -146,7 +147,7 @@ class RunDirectory:
         """Write a fault list, ``faults/<profile>/<name>.csv``."""
         folder = self.path / "faults" / profile
         folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / f"{name}.csv", lambda partial: partial.write_bytes(table.write_csv().encode()))
+        self._replace(folder / f"{name}.csv", lambda partial: partial.write_bytes(as_csv(table)))
 
     def build_folder(self, key: str) -> Path:
         """Where a build is placed."""

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from hwbench.callables import is_reference, load_callable
+from hwbench.callables import foreign_code, is_reference, load_callable
 from hwbench.errors import DataError, InputError
 
 
@@ -43,3 +43,38 @@ def test_what_cannot_be_loaded_is_named(reference, message):
         load_callable(reference)
     with pytest.raises(DataError):
         load_callable(reference, DataError)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "raise RuntimeError('no\\nway')",
+            r"importing 'hwbench_test_bad' failed: RuntimeError: no way \(\w+\.py, line 1\)",
+        ),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("1 +", "SyntaxError"),
+        ("def f(:", "SyntaxError"),
+        ("x = '\\ud800'.encode()", "UnicodeEncodeError"),
+        ("import hwbench_no_such_module", "cannot be loaded: No module named"),
+        (
+            "class E(Exception):\n    def __str__(self):\n        raise ValueError\nraise E",
+            "its message raised ValueError",
+        ),
+        ("def f():\n    return f()\nf()", "RecursionError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, source, message):
+    (tmp_path / "hwbench_test_bad.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "hwbench_test_bad", raising=False)
+    with pytest.raises(DataError, match=message) as refused:
+        load_callable("hwbench_test_bad:f", DataError)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_interruptions_and_our_own_errors_pass(error):
+    with pytest.raises(error, match="stop"), foreign_code("the call", DataError):
+        raise error("stop")

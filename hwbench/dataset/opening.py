@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hwbench.callables import is_reference, load_callable
+from hwbench.callables import foreign_code, is_reference, load_callable
 from hwbench.dataset.images import ImageFolderSource
 from hwbench.dataset.npz import NpzSource
 from hwbench.dataset.source import Batch, Source, rows_within
@@ -31,8 +31,6 @@ def open_source(spec: DataSpec) -> Source:
     if spec.preprocess is not None and not path.is_dir() and spec.preprocess.image_only():
         key = spec.preprocess.image_only()[0]
         raise DataError(f"{spec.source}: preprocess.{key} is for image folders; prepare arrays beforehand")
-    if spec.classes is not None and not path.is_dir():
-        raise DataError(f"{spec.source}: data.classes is for image folders; the labels of other data are class numbers")
     if path.is_dir():
         return ImageFolderSource(spec)
     suffix = path.suffix.lower()
@@ -83,16 +81,29 @@ class CallableSource(Source):
                 yield {name: arrays[name][part] for name in names}, None if labels is None else labels[part]
 
     def _batches(self) -> Iterator[Batch]:
-        returned = self._call()
+        with foreign_code(f"{self.origin}()", DataError):
+            returned = self._call()
         if isinstance(returned, Mapping | tuple) or hasattr(returned, "__array__"):
             yield self._batch(returned)
         elif isinstance(returned, Iterable) and not isinstance(returned, str | bytes):
-            yield from map(self._batch, returned)
+            yield from map(self._batch, self._each(returned))
         else:
             raise DataError(
                 f"{self.origin} returned {type(returned).__name__}; it must return (x, y), a dict of arrays, "
                 "or an iterable of them"
             )
+
+    def _each(self, returned: Iterable[Any]) -> Iterator[Any]:
+        """What the user's iterable gives."""
+        with foreign_code(f"{self.origin}()", DataError):
+            batches = iter(returned)
+        end = object()
+        while True:
+            with foreign_code(f"a batch of {self.origin}()", DataError):
+                given = next(batches, end)
+            if given is end:
+                return
+            yield given
 
     def _batch(self, given: Any) -> Batch:
         labels: Any = None
@@ -111,7 +122,8 @@ class CallableSource(Source):
         return arrays, self._array("labels", labels)
 
     def _array(self, name: str, values: Any) -> Array:
-        array = np.asarray(values)
+        with foreign_code(f"{self.origin}: the array {name!r}", DataError):
+            array = np.asarray(values)
         if array.dtype.kind not in "iufb" or not array.ndim:
             raise DataError(
                 f"{self.origin}: {name!r} is {array.dtype} {list(array.shape)}, not numbers with one row a sample"

@@ -80,7 +80,7 @@ def _import(module_name: str, target: str) -> Any:
         raise _missing(error, target) from error
     except HwbenchError:
         raise
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise InputError(f"target {target!r}: importing {module_name!r} failed: {summary(error)}") from error
 
 
@@ -91,7 +91,7 @@ def _call(found: Any, target: str) -> Any:
         raise
     except ModuleNotFoundError as error:
         raise _missing(error, target) from error
-    except Exception as error:  # a user's callable may raise anything
+    except (Exception, SystemExit) as error:  # a user's callable may raise anything
         raise InputError(f"{target}() failed: {summary(error)}") from error
 
 

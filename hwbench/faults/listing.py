@@ -25,6 +25,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "value": pl.UInt64,
 }
 _REQUIRED = ("tensor", "element", "bit", "kind")
+# A spreadsheet takes a cell that begins so for a formula: OWASP, "CSV Injection". A quote before it makes it text.
+_FORMULA = r"^('*[=+\-@\t\r])"
+_DIGITS = 100  # with leading zeros
+_ESCAPED = r"^'('*[=+\-@\t\r])"
 
 
 def read_faults(path: Path, stored: Mapping[str, Array], left_out: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -81,12 +85,17 @@ def open_list(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(_REQUIRED)}")
     if not table.height:
         raise InputError(f"{path}: lists no fault")
-    return table
+    return table.with_columns(pl.col("tensor").str.replace(_ESCAPED, "$1"))
 
 
 def write_faults(path: Path, faults: pl.DataFrame, stored: Mapping[str, Array]) -> None:
     """Write a fault list that `read_faults` reads, each fault once; ``format`` states what each tensor stores."""
-    with_formats(faults, stored).unique(maintain_order=True).write_csv(path)
+    path.write_bytes(as_csv(with_formats(faults, stored).unique(maintain_order=True)))
+
+
+def as_csv(table: pl.DataFrame) -> bytes:
+    """A table as CSV in which no cell is a formula to a spreadsheet; `open_list` gives the same names back."""
+    return table.with_columns(pl.col(pl.String).str.replace(_FORMULA, "'$1")).write_csv().encode()
 
 
 def with_formats(faults: pl.DataFrame, stored: Mapping[str, Array]) -> pl.DataFrame:
@@ -139,6 +148,6 @@ def _check_in_build(
 
 def _number(text: str | None, what: str) -> int:
     """A whole number."""
-    if text is None or not (text.isascii() and text.isdecimal()) or int(text) >= 2**64:
-        raise InputError(f"{what} {text} is not a whole number from 0 on")
+    if text is None or not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS or int(text) >= 2**64:
+        raise InputError(f"{what} {str(text)[:40]} is not a whole number from 0 on")
     return int(text)

@@ -94,14 +94,11 @@ def best(view: View) -> list[tuple[str, str, str]]:
 
 
 def notice(view: View) -> str:
-    """Warnings about the run as a whole, such as that it is not complete; empty if there are none."""
+    """A warning about a run that is not complete; empty if it is."""
     state = view.run.get("state", "complete")
-    warnings = [str(warning) for warning in view.run.get("warnings") or ()]
-    if state != "complete":
-        warnings.insert(
-            0, f"This run is {'still running' if state == 'running' else state}: only what was finished is shown."
-        )
-    return " ".join(warnings)
+    if state == "complete":
+        return ""
+    return f"This run is {'still running' if state == 'running' else state}: only what was finished is shown."
 
 
 def verdict_matrix(view: View) -> Table:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import csv
+
 import ml_dtypes
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from hwbench.errors import InputError
-from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults, write_faults
+from hwbench.faults.listing import SCHEMA, as_csv, check_lines, open_list, read_faults, write_faults
 
 STORED = {
     "w": np.zeros((2, 3), np.int8),
@@ -131,3 +135,36 @@ def test_what_a_line_says_for_any_build_is_told_without_one(tmp_path, line, said
 def test_a_folder_is_no_list(tmp_path):
     with pytest.raises(InputError, match="is a folder, not a regular file"):
         open_list(tmp_path)
+
+
+NAMES = st.one_of(
+    st.text(max_size=8), st.tuples(st.sampled_from("=+-@\t\r'\""), st.text(max_size=8)).map("".join)
+).filter(lambda name: name and "\r\n" not in name and name.isprintable() | (name[0] in "\t\r"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_no_name_is_a_formula_to_a_spreadsheet_and_all_are_read_back(tmp_path, names):
+    stored = {name: np.zeros(4, np.float32) for name in names}
+    faults = pl.DataFrame([(name, 0, 1, "flip", 1, 0) for name in names], schema=SCHEMA, orient="row")
+    write_faults(tmp_path / "list.csv", faults, stored)
+    assert_frame_equal(read_faults(tmp_path / "list.csv", stored), faults)
+    with (tmp_path / "list.csv").open(encoding="utf-8", newline="") as file:
+        cells = [row[0] for row in csv.reader(file)][1:]
+    assert len(cells) == len(names)
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
+
+
+def test_formulas_are_escaped_by_one_quote_and_lists_without_are_read_too(tmp_path):
+    table = pl.DataFrame({"tensor": ["=1+1", "@activation/a", "'=x", "'x", "x=", None]})
+    assert as_csv(table).decode().splitlines()[1:] == ["'=1+1", "'@activation/a", "''=x", "'x", "x=", ""]
+    (tmp_path / "a.csv").write_text(
+        "tensor,element,bit,kind\n@activation/a,0,0,flip\n'@activation/b,0,0,flip\n'c,0,0,flip\n"
+    )
+    assert open_list(tmp_path / "a.csv")["tensor"].to_list() == ["@activation/a", "@activation/b", "'c"]
+
+
+def test_numbers_of_thousands_of_digits_are_none(listed):
+    with pytest.raises(InputError, match="is not a whole number") as refused:
+        listed(f"w,{'1' * 5000},0,flip")
+    assert len(str(refused.value)) < 200
