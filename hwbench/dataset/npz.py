@@ -46,7 +46,8 @@ class NpzSource(Source):
 
     def sample(self, array: str) -> Sample | None:
         """Element type and shape of a sample, from the array's header."""
-        return Sample(self._headers[array].dtype, self._headers[array].shape[1:])
+        header = self._headers[array]
+        return Sample(header.dtype, header.shape[1:]) if header.shape else None
 
     def _read_headers(self) -> dict[str, NpyHeader]:
         with self._archive() as archive:
