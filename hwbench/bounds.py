@@ -18,12 +18,16 @@ BATCH = 1 << 20
 """Inputs in one run."""
 INPUTS = 10**9
 """Inputs that are looked at, or calibrated on."""
-TRIALS = 10**7
-"""Faults of one campaign: their table takes about 1 GB."""
-DRAWS = 10**6
+TRIALS = 5 * 10**6
+"""Faults of one campaign: planning them takes 3 GB."""
+DRAWS = 10**5
 """Random realizations of one disturbance, and chips."""
+FLIPS = 10**4
+"""Flips of a search for the worst: some ten destroy a model."""
+CANDIDATES = 1000
+"""Flips of a tensor that a search tries before it chooses one."""
 REPEATS = 10**6
-"""Runs, flips, layers or candidates in one process."""
+"""Runs in one process, layers of a model, columns of a memory."""
 LAUNCHES = 10**4
 """Fresh processes of one job, and windows of one process."""
 POINTS = 1000

@@ -59,8 +59,8 @@ class RunSpec(BaseModel):
         None,
         description="address of a Dask scheduler whose workers take the jobs that measure no time, and offer boards",
     )
-    budget: Annotated[float, BeforeValidator(parse_duration)] | None = Field(
-        None, le=WAIT_S, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
+    budget: Annotated[float, Field(le=WAIT_S), BeforeValidator(parse_duration)] | None = Field(
+        None, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
     )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="study name to its settings")
 

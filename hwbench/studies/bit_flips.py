@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from hwbench.bounds import DRAWS, INPUTS, POINTS
 from hwbench.stats import Estimate
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Interim, Settings, Study
 from hwbench.studies.deployed import coverage_rows, numbers_obstacle
@@ -29,16 +30,21 @@ class BitFlipsSettings(Settings):
     rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
         min_length=1,
+        max_length=POINTS,
         description="bit error rates; the rate that a profile must tolerate is added",
     )
     draws: int | None = Field(
         None,
         ge=2,
+        le=DRAWS,
         description="draws of the bits that fail at every rate; default: until max_drop is decided, at most the cost of "
         f"{_EFFORT} draws over all inputs",
     )
     inputs_per_draw: int | None = Field(
-        None, ge=1, description="inputs that each draw runs on; default: chosen by a pilot, or all where draws is given"
+        None,
+        ge=1,
+        le=INPUTS,
+        description="inputs that each draw runs on; default: chosen by a pilot, or all where draws is given",
     )
     half_width: float = Field(
         0.02, gt=0, description="wanted half-width of intervals where the inputs are too few to decide max_drop"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import psutil
 from pydantic import Field
 
+from hwbench.bounds import POINTS, REPEATS, WAIT_S
 from hwbench.studies.base import Case, Settings
 from hwbench.studies.cap_search import CapSearch, Trials
 from hwbench.table import Row
@@ -42,16 +43,18 @@ class LeastMemorySettings(Settings):
     """Study settings."""
 
     slowdown: float = Field(
-        3.0, gt=1, description="a trial so many times slower than without a cap is thrashing, and has failed"
+        3.0, gt=1, le=1000, description="a trial so many times slower than without a cap is thrashing, and has failed"
     )
     seconds: float = Field(
-        0.2, gt=0, description="a trial makes as many runs at batch 1 as take this long without a cap"
+        0.2, gt=0, le=WAIT_S, description="a trial makes as many runs at batch 1 as take this long without a cap"
     )
-    factors: tuple[Annotated[float, Field(ge=1)], ...] = Field(
-        (1.1, 1.5, 2.0), description="multiples of the least cap at which accuracy and latency are measured, besides it"
+    factors: tuple[Annotated[float, Field(ge=1, le=1000)], ...] = Field(
+        (1.1, 1.5, 2.0),
+        max_length=POINTS,
+        description="multiples of the least cap at which accuracy and latency are measured, besides it",
     )
-    samples: int = Field(500, ge=20, description="runs timed at each of them, at most")
-    sample_seconds: float = Field(5.0, gt=0, description="time spent timing at each of them, at most")
+    samples: int = Field(500, ge=20, le=REPEATS, description="runs timed at each of them, at most")
+    sample_seconds: float = Field(5.0, gt=0, le=WAIT_S, description="time spent timing at each of them, at most")
 
 
 @dataclass(frozen=True)

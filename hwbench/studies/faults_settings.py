@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hwbench.bounds import BATCH, INPUTS, REPEATS, TRIALS
 from hwbench.faults.fault import Kind
 from hwbench.faults.space import Role
 from hwbench.studies.base import NamesFile, Settings
 from hwbench.studies.deployed import Places
 
-Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+Range = tuple[Annotated[int, Field(ge=0, le=REPEATS)], Annotated[int, Field(ge=0, le=REPEATS)]]
 _SELECTION = ("sampler", "inputs_per_fault", "places", "kind", "width", "tensors", "ops", "roles", "depth", "bits")
 
 
@@ -21,12 +22,15 @@ class FaultsSettings(Settings):
     sampler: Literal["uniform", "stratified", "exhaustive"] | None = Field(
         None, description="default: stratified for ci_half_width, else uniform"
     )
-    trials: int | None = Field(None, gt=0, description="faults to try; default 1,000")
+    trials: int | None = Field(None, gt=0, le=TRIALS, description="faults to try; default 1,000")
     ci_half_width: float | None = Field(
         None, gt=0, lt=0.5, description="half-width of the SDC rate's interval at which to stop"
     )
     inputs_per_fault: int | None = Field(
-        None, gt=0, description="inputs of each trial; default: chosen by a pilot for ci_half_width, else all"
+        None,
+        gt=0,
+        le=INPUTS,
+        description="inputs of each trial; default: chosen by a pilot for ci_half_width, else all",
     )
     confidence: float = Field(0.95, gt=0, lt=1)
     faults: Annotated[str | None, NamesFile()] = Field(
@@ -36,7 +40,7 @@ class FaultsSettings(Settings):
         "stored", description="what faults are drawn in: numbers of the file, or what is made of inputs"
     )
     kind: Kind = "flip"
-    width: int = Field(1, ge=1, description="bits of a burst")
+    width: int = Field(1, ge=1, le=64, description="bits of a burst")
     tensors: str = Field("*", description="pattern of tensors' names")
     ops: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
@@ -48,9 +52,12 @@ class FaultsSettings(Settings):
     )
     segmented: bool = Field(True, description="false: a full rebuild per trial")
     shard: int | None = Field(
-        None, gt=0, description="trials per job; default 500, or 4,000 where they run over some of the inputs only"
+        None,
+        gt=0,
+        le=TRIALS,
+        description="trials per job; default 500, or 4,000 where they run over some of the inputs only",
     )
-    chunk: int = Field(64, gt=0, description="inputs held at a time")
+    chunk: int = Field(64, gt=0, le=BATCH, description="inputs held at a time")
 
     @model_validator(mode="after")
     def _consistent(self) -> FaultsSettings:

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from hwbench import stats
+from hwbench.bounds import INPUTS, REPEATS
 from hwbench.graph import Layer
 from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
@@ -27,9 +28,12 @@ _CLEAR_DB = 20.0
 class FidelitySettings(Settings):
     """Study settings."""
 
-    layers: int = Field(10, ge=0, description="how many of the worst layers to report")
+    layers: int = Field(10, ge=0, le=REPEATS, description="how many of the worst layers to report")
     layer_inputs: int = Field(
-        32, gt=0, description="inputs the layers are compared on; fewer where their tensors would take over 256 MiB"
+        32,
+        gt=0,
+        le=INPUTS,
+        description="inputs the layers are compared on; fewer where their tensors would take over 256 MiB",
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from hwbench import stats
+from hwbench.bounds import LAUNCHES, WAIT_S
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.launch_series import BASELINE, OWN, Array
 from hwbench.worker.protocol import Job, JobResult
@@ -25,9 +26,9 @@ T = TypeVar("T")
 class LaunchSettings(Settings):
     """Settings of a study of time."""
 
-    launches: int = Field(5, ge=2, description="fresh processes per profile, in blocks over all profiles")
+    launches: int = Field(5, ge=2, le=LAUNCHES, description="fresh processes per profile, in blocks over all profiles")
     max_launches: int = Field(
-        20, ge=2, description="processes per profile at most, if the first ones do not give the precision"
+        20, ge=2, le=LAUNCHES, description="processes per profile at most, if the first ones do not give the precision"
     )
     precision: float = Field(
         0.05,
@@ -35,9 +36,9 @@ class LaunchSettings(Settings):
         lt=1,
         description="wanted half-width of the interval, as a share of the figure",
     )
-    windows: int = Field(3, ge=1, description="windows of runs in each process")
-    window_s: float = Field(0.1, gt=0, description="length of a window, in seconds")
-    warm_up_s: float = Field(1.0, gt=0, description="length of the warm-up at most, in seconds")
+    windows: int = Field(3, ge=1, le=LAUNCHES, description="windows of runs in each process")
+    window_s: float = Field(0.1, gt=0, le=WAIT_S, description="length of a window, in seconds")
+    warm_up_s: float = Field(1.0, gt=0, le=WAIT_S, description="length of the warm-up at most, in seconds")
 
 
 def point(settings: LaunchSettings, batch: int, options: Mapping[str, Any], runs: int) -> dict[str, Any]:

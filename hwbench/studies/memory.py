@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from hwbench import stats
+from hwbench.bounds import LAUNCHES, REPEATS
 from hwbench.stats import Estimate
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.coverage import coverage_job
@@ -21,8 +22,8 @@ from hwbench.worker.protocol import Job, JobResult
 class MemorySettings(Settings):
     """Study settings."""
 
-    runs: int = Field(20, gt=0, description="runs at batch 1 after loading")
-    launches: int = Field(3, ge=1, description="fresh processes")
+    runs: int = Field(20, gt=0, le=REPEATS, description="runs at batch 1 after loading")
+    launches: int = Field(3, ge=1, le=LAUNCHES, description="fresh processes")
 
 
 _FREE = "free-"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from hwbench.bounds import DRAWS, INPUTS, POINTS, REPEATS
 from hwbench.errors import InputError, SpecError
 from hwbench.faults.error_rates import DRAM_FIT_PER_MBIT, SRAM_14NM, TemperatureTable, VoltageTable, upset_rate
 from hwbench.faults.storage import Uncorrectable, check_stack
@@ -39,9 +40,9 @@ class ColumnSettings(Settings):
     """Errors that crowd on weak columns of the memory array."""
 
     row_bits: int = Field(
-        512, ge=2, description="bits of a row of the array; a bit's column is its position modulo this"
+        512, ge=2, le=REPEATS, description="bits of a row of the array; a bit's column is its position modulo this"
     )
-    weak: int = Field(8, ge=1, description="weak columns of a chip")
+    weak: int = Field(8, ge=1, le=REPEATS, description="weak columns of a chip")
     share: float = Field(0.5, ge=0, lt=1, description="share of errors that falls on them beyond their own")
     chips: float = Field(0.5, ge=0, le=1, description="probability that a chip has weak columns")
 
@@ -56,9 +57,14 @@ class FitSettings(Settings):
     """Soft errors that gather over time."""
 
     rate_per_mbit: tuple[_Positive, ...] = Field(
-        DRAM_FIT_PER_MBIT, min_length=1, description="errors per 10⁹ hours and Mbit; default: DRAM in the field"
+        DRAM_FIT_PER_MBIT,
+        min_length=1,
+        max_length=POINTS,
+        description="errors per 10⁹ hours and Mbit; default: DRAM in the field",
     )
-    hours: tuple[_Positive, ...] = Field((8760.0,), min_length=1, description="hours since the model was written")
+    hours: tuple[_Positive, ...] = Field(
+        (8760.0,), min_length=1, max_length=POINTS, description="hours since the model was written"
+    )
 
 
 class MemoryErrorsSettings(Settings):
@@ -66,32 +72,41 @@ class MemoryErrorsSettings(Settings):
 
     table: Annotated[tuple[tuple[float, float], ...], NamesFile()] = Field(
         SRAM_14NM.points,
+        max_length=POINTS,
         description="a CSV file with the columns voltage (V/Vmin) and ber, or such pairs; default: SRAM in 14 nm",
     )
     voltages: tuple[_Positive, ...] | None = Field(
-        None, description="supply voltages, relative to Vmin; default: the table's"
+        None, max_length=POINTS, description="supply voltages, relative to Vmin; default: the table's"
     )
     temperature_table: Annotated[tuple[tuple[float, float], ...] | None, NamesFile()] = Field(
-        None, description="a CSV file with the columns temperature_c and ber, or such pairs; parts differ"
+        None,
+        max_length=POINTS,
+        description="a CSV file with the columns temperature_c and ber, or such pairs; parts differ",
     )
     temperatures: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = Field(
-        None, description="temperatures of the memory in °C; default: the table's"
+        None, max_length=POINTS, description="temperatures of the memory in °C; default: the table's"
     )
     chips: int | None = Field(
         None,
         ge=2,
+        le=DRAWS,
         description="simulated chips at every point; default: until half_width is reached, at most the cost of "
         f"{USUAL_CHIPS} chips over all inputs",
     )
     inputs_per_chip: int | None = Field(
-        None, ge=1, description="inputs that each chip runs on; default: chosen by a pilot, or all where chips is given"
+        None,
+        ge=1,
+        le=INPUTS,
+        description="inputs that each chip runs on; default: chosen by a pilot, or all where chips is given",
     )
     half_width: float = Field(0.02, gt=0, description="wanted half-width of intervals")
     asymmetry: float = Field(0.0, ge=0, lt=1, description="how far chips favour 0→1 or 1→0 errors at most")
     columns: ColumnSettings | None = Field(None, description="errors that crowd on columns of the array; default: none")
     fit: FitSettings | None = Field(None, description="soft errors over hours; default: none")
     protections: tuple[Annotated[Stack, Field(min_length=1)], ...] = Field(
-        (("secded_72_64",),), description="what to compare with no protection; each a stack, nearest to the data first"
+        (("secded_72_64",),),
+        max_length=POINTS,
+        description="what to compare with no protection; each a stack, nearest to the data first",
     )
     uncorrectable: Uncorrectable = Field(
         "zero", description="words in which an error was detected are read as zero, or the device halts"

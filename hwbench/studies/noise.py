@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hwbench.bounds import DRAWS, INPUTS, POINTS
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
 from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
 from hwbench.studies.outputs import row
@@ -21,23 +22,29 @@ _USUAL_DRAWS = 5
 class NoiseSettings(Settings):
     """Study settings."""
 
-    snr_db: tuple[Annotated[float, Field(ge=-300, allow_inf_nan=False)], ...] = Field(
-        (30, 20, 15, 10, 5, 0), description="signal-to-noise ratios of Gaussian input noise"
+    snr_db: tuple[Annotated[float, Field(ge=-300, le=300, allow_inf_nan=False)], ...] = Field(
+        (30, 20, 15, 10, 5, 0), max_length=POINTS, description="signal-to-noise ratios of Gaussian input noise"
     )
     impulse_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.01, 0.05, 0.1), description="shares of input elements set to the sample's extremes"
+        (0.01, 0.05, 0.1), max_length=POINTS, description="shares of input elements set to the sample's extremes"
     )
-    weight_sigmas: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
-        (0.005, 0.01, 0.02, 0.05), description="standard deviations of weight noise, relative to the stored range"
+    weight_sigmas: tuple[Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)], ...] = Field(
+        (0.005, 0.01, 0.02, 0.05),
+        max_length=POINTS,
+        description="standard deviations of weight noise, relative to the stored range",
     )
     draws: int | None = Field(
         None,
         ge=2,
+        le=DRAWS,
         description="draws of the noise at every setting; default: until half_width is reached, at most the cost of "
         f"{_USUAL_DRAWS} draws over all inputs",
     )
     inputs_per_draw: int | None = Field(
-        None, ge=1, description="inputs that each draw runs on; default: chosen by a pilot, or all where draws is given"
+        None,
+        ge=1,
+        le=INPUTS,
+        description="inputs that each draw runs on; default: chosen by a pilot, or all where draws is given",
     )
     half_width: float = Field(0.02, gt=0, description="wanted half-width of intervals")
 

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from hwbench import stats
 from hwbench.backend import backends
+from hwbench.bounds import INPUTS, POINTS
 from hwbench.dataset import Dataset
 from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
@@ -40,9 +41,12 @@ class PortabilitySettings(Settings):
 
     targets: tuple[str, ...] = Field(
         (NATIVE, "x86_64/Haswell", "x86_64/Nehalem", "aarch64/cortex-a53"),
+        max_length=POINTS,
         description="'native', or the instruction set and the processor model that QEMU emulates; native is always measured",
     )
-    layer_inputs: int = Field(32, gt=0, description="inputs the layers are compared on, of those whose outputs depart")
+    layer_inputs: int = Field(
+        32, gt=0, le=INPUTS, description="inputs the layers are compared on, of those whose outputs depart"
+    )
     max_loss_db: float = Field(1.0, ge=0, description="loss of SQNR up to which a build counts as portable, in dB")
 
     @field_validator("targets")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from hwbench.bounds import LEAST_QUOTA, POINTS, PROCESSORS
 from hwbench.studies.base import GOLDEN, Analysis, Case, Study
 from hwbench.studies.launch_series import OWN, Series, pace, part, percentile, ratio_detail, series
 from hwbench.studies.launches import LaunchSettings, launch, on_target, point
@@ -26,11 +27,12 @@ _RUNS = 1  # of a window, at least
 class ScalingSettings(LaunchSettings):
     """Settings of the study."""
 
-    threads: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
-        None, description="numbers of threads; default: powers of two up to every core"
+    threads: tuple[Annotated[int, Field(gt=0, le=PROCESSORS)], ...] | None = Field(
+        None, max_length=POINTS, description="numbers of threads; default: powers of two up to every core"
     )
-    quotas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    quotas: tuple[Annotated[float, Field(ge=LEAST_QUOTA, le=PROCESSORS)], ...] = Field(
         (0.5, 1.0),
+        max_length=POINTS,
         description="processor time in cores that the process tree is held to; those above the cores are left out",
     )
 

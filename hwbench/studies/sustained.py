@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from hwbench import stats
+from hwbench.bounds import LAUNCHES, PROCESSORS, WAIT_S
 from hwbench.studies.base import LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.launches import on_target
 from hwbench.studies.outputs import row
@@ -29,10 +30,10 @@ _HELD_BACK = 0.01  # share of a window's time that a quota may hold the build ba
 class SustainedSettings(Settings):
     """Study settings."""
 
-    minutes: float = Field(2.0, gt=0, description="how long the load lasts")
-    windows: int = Field(12, ge=3, description="windows that this time is cut into")
+    minutes: float = Field(2.0, gt=0, le=WAIT_S / 60, description="how long the load lasts")
+    windows: int = Field(12, ge=3, le=LAUNCHES, description="windows that this time is cut into")
     max_disturbance: float = Field(
-        0.2, gt=0, description="processor time of others, in cores, above which a window is rejected"
+        0.2, gt=0, le=PROCESSORS, description="processor time of others, in cores, above which a window is rejected"
     )
 
 

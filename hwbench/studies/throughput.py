@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from hwbench.bounds import BATCH, POINTS, PROCESSORS
 from hwbench.studies.base import Analysis, Case
 from hwbench.studies.launch_series import Array, Series, pace, part, ratio_detail, series
 from hwbench.studies.launches import LaunchSettings, LaunchStudy, point
@@ -23,11 +24,11 @@ _RUNS = 1  # of a window, at least: with large batches a run takes seconds
 class ThroughputSettings(LaunchSettings):
     """Settings of the study."""
 
-    batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
-        (1, 8, 32), min_length=1, description="batch sizes; a graph's fixed batch prevails"
+    batches: tuple[Annotated[int, Field(gt=0, le=BATCH)], ...] = Field(
+        (1, 8, 32), min_length=1, max_length=POINTS, description="batch sizes; a graph's fixed batch prevails"
     )
-    threads: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
-        None, description="default: 1 and every core; a profile's own setting prevails"
+    threads: tuple[Annotated[int, Field(gt=0, le=PROCESSORS)], ...] | None = Field(
+        None, max_length=POINTS, description="default: 1 and every core; a profile's own setting prevails"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from hwbench.bounds import CANDIDATES, FLIPS, INPUTS, REPEATS
 from hwbench.dataset import Dataset
 from hwbench.errors import DataError, InputError
 from hwbench.faults.listing import check_lines, read_faults, with_formats
@@ -36,15 +37,17 @@ class WorstCaseSettings(Settings):
     level: float | None = Field(
         None, description="the primary metric's figure to get to; default, for classifiers: 1 / number of classes"
     )
-    max_flips: int = Field(50, gt=0, description="flips after which a search gives up")
+    max_flips: int = Field(50, gt=0, le=FLIPS, description="flips after which a search gives up")
     tensors: str = Field("*", description="pattern of the names of stored numbers that may be changed")
     roles: tuple[Literal["weight", "bias", "scale", "zero_point", "threshold", "structure", "constant"], ...] = Field(
         ("weight", "bias", "scale", "zero_point", "threshold"), min_length=1, description="what greedy may change"
     )
-    candidates: int = Field(8, gt=0, description="flips of each weight tensor that are tried before one is chosen")
-    inputs: int = Field(128, gt=0, description="how many of the inputs a greedy search sees")
+    candidates: int = Field(
+        8, gt=0, le=CANDIDATES, description="flips of each weight tensor that are tried before one is chosen"
+    )
+    inputs: int = Field(128, gt=0, le=INPUTS, description="how many of the inputs a greedy search sees")
     silent: bool = Field(True, description="greedy searches leave out flips that make an output NaN or infinite")
-    early_layers: int = Field(3, gt=0, description="layers, from the first one on, that data_free changes")
+    early_layers: int = Field(3, gt=0, le=REPEATS, description="layers, from the first one on, that data_free changes")
     faults: Annotated[str | None, NamesFile()] = Field(
         None, description="instead of a search: a CSV list of faults, added one after the other"
     )
