@@ -4,8 +4,8 @@ Runtimes have options that write files, read them, or load libraries, and a prof
 class therefore states, in the metadata of its fields, what any profile may set. It does so in plain Python values, because
 options are also read where hwbench is not installed:
 
-- ``{"allowed": {KEY: VALUES}}`` on a mapping of strings that is passed on to the runtime. Its other keys are refused, and a
-  mapping without the statement takes no key at all. ``VALUES`` is a tuple of strings, a range of whole numbers, a pair of
+- ``{"allowed": {KEY: VALUES}}`` on a mapping that is passed on to the runtime. Its other keys are refused, and a mapping
+  without the statement takes no key at all. ``VALUES`` is a tuple of strings, a range of whole numbers, a pair of
   floats (least and greatest), a compiled pattern, or the name of the option that is there for the purpose.
 - ``{"trusted_only": REASON}`` on an option that only a trusted profile may set, e.g. a folder.
 """
@@ -13,6 +13,7 @@ options are also read where hwbench is not installed:
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -40,9 +41,10 @@ def beyond_allowlist(options_type: type[Any], options: Mapping[str, Any]) -> dic
     return refused
 
 
-def _entries(path: str, given: Mapping[str, str], allowed: Mapping[str, Values]) -> dict[str, str]:
+def _entries(path: str, given: Mapping[str, Any], allowed: Mapping[str, Values]) -> dict[str, str]:
     refused = {}
-    for key, value in given.items():
+    for key, entry in given.items():
+        value = entry if isinstance(entry, str) else json.dumps(entry)
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

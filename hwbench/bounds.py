@@ -16,6 +16,10 @@ BLOCK = 1 << 16
 """Weights that share a scale: longer than the rows of the matrices of public models."""
 BATCH = 1 << 20
 """Inputs in one run."""
+HOURS = 1e7
+"""A thousand years of service."""
+FIT_PER_MBIT = 1e12
+"""Errors per 10⁹ hours and Mbit: a thousand in every hour."""
 INPUTS = 10**9
 """Inputs that are looked at, or calibrated on."""
 TRIALS = 5 * 10**6

@@ -177,7 +177,7 @@ class Profile(_Section):
     @cached_property
     def beyond_allowlist(self) -> dict[str, str]:
         """Key path of each option that only a trusted profile may set, to the reason."""
-        return beyond_allowlist(backends.get(self.backend).options_type, self.options)
+        return beyond_allowlist(backends.get(self.backend).options_type, self.full_options)
 
 
 def load_profile(name: str, *, trusted: bool = False) -> Profile:

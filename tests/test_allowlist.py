@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 
+import jsonschema
 import onnxruntime
 import pytest
 from hwbench_onnxruntime import OnnxRuntimeBackend
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from hwbench.allowlist import beyond_allowlist
 from hwbench.errors import ProfileError
-from hwbench.profile import load_profile
+from hwbench.profile import load_profile, profile_schema
 from tests import models
 
 MODEL = models.mlp().SerializeToString()
@@ -61,7 +62,7 @@ def values(choice):
 def test_what_is_declared_passes():
     for key, value in [("switch", "1"), ("count", "8"), ("share", "0.5"), ("share", "1"), ("names", "a;b")]:
         assert beyond_allowlist(Options, {"entries": {key: value}, "plain": 3}) == {}
-    assert beyond_allowlist(Options, {"place": "", "undeclared": {}}) == {}
+    assert beyond_allowlist(Options, {"entries": {"count": 8, "share": 0.5}, "place": "", "undeclared": {}}) == {}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,7 @@ def test_what_is_declared_passes():
         ({"entries": {"share": "1.5"}}, "options.entries.share", "a number from 0.0 to 1.0, as a string, not '1.5'"),
         ({"entries": {"names": "a;/b"}}, "options.entries.names", "not 'a;/b'"),
         ({"entries": {"threads": "1"}}, "options.entries.threads", "set options.intra_op_threads instead"),
+        ({"entries": {"count": [1]}}, "options.entries.count", "not '[1]'"),
         ({"undeclared": {"any": "1"}}, "options.undeclared.any", "Allowed: none"),
         ({"place": "/tmp"}, "options.place", "it names a folder"),
     ],
@@ -193,6 +195,12 @@ def test_a_hostile_profile_is_refused_by_the_name_of_its_option(kind, tmp_path):
         load_profile(str(path))
     assert "--trust-profile" in str(refused.value)
     assert load_profile(str(path), trusted=True).beyond_allowlist
+
+
+def test_the_schema_for_editors_holds_the_lists():
+    validator = jsonschema.Draft202012Validator(profile_schema())
+    for key, valid in [("session.set_denormal_as_zero", True), ("session.collect_node_memory_stats_to_file", False)]:
+        assert validator.is_valid({"backend": "onnxruntime", "options": {"config": {key: "1"}}}) == valid
 
 
 def test_trust_does_not_lift_what_is_wrong(tmp_path):

@@ -55,7 +55,7 @@ def test_counts_and_lists_have_a_limit(kind, path, node):
         assert limit(node) is not None
     if node["type"] == "array" and node["items"].get("type") in ("integer", "number"):
         assert node.get("maxItems") is not None
-    if re.search(r"((?<!per)_s|seconds|minutes|quota|quotas\[\]|budget)$", path):
+    if re.search(r"((?<!per)_s|seconds|minutes|quota|quotas\[\]|budget|hours\[\]|mbit\[\])$", path):
         assert limit(node) is not None
 
 

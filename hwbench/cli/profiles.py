@@ -18,6 +18,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """List the shipped profiles, explain one with every setting it ends up with, or print the JSON Schema."""
+    from rich.markup import escape
     from rich.table import Table
 
     from hwbench.profile import load_profile, profile_names, profile_schema
@@ -31,9 +32,9 @@ def command(
         if as_json:
             print_json(content)
             return
-        table = Table("setting", "value", title=f"{profile.name}: {profile.summary}", title_justify="left")
+        table = Table("setting", "value", title=escape(f"{profile.name}: {profile.summary}"), title_justify="left")
         for key, value in _flat(content):
-            table.add_row(key, value)
+            table.add_row(escape(key), escape(value))
         console().print(table)
         return
     listed = [load_profile(known) for known in profile_names()]

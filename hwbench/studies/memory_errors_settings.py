@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from hwbench.bounds import DRAWS, INPUTS, POINTS, REPEATS
+from hwbench.bounds import DRAWS, FIT_PER_MBIT, HOURS, INPUTS, POINTS, REPEATS
 from hwbench.errors import InputError, SpecError
 from hwbench.faults.error_rates import DRAM_FIT_PER_MBIT, SRAM_14NM, TemperatureTable, VoltageTable, upset_rate
 from hwbench.faults.storage import Uncorrectable, check_stack
@@ -56,13 +56,13 @@ class ColumnSettings(Settings):
 class FitSettings(Settings):
     """Soft errors that gather over time."""
 
-    rate_per_mbit: tuple[_Positive, ...] = Field(
+    rate_per_mbit: tuple[Annotated[_Positive, Field(le=FIT_PER_MBIT)], ...] = Field(
         DRAM_FIT_PER_MBIT,
         min_length=1,
         max_length=POINTS,
         description="errors per 10⁹ hours and Mbit; default: DRAM in the field",
     )
-    hours: tuple[_Positive, ...] = Field(
+    hours: tuple[Annotated[_Positive, Field(le=HOURS)], ...] = Field(
         (8760.0,), min_length=1, max_length=POINTS, description="hours since the model was written"
     )
 

@@ -45,3 +45,12 @@ def test_an_unknown_one_has_a_suggestion(hw):
     ended = hw("profiles", "cpu-fp31")
     assert ended.code == 2
     assert "Did you mean 'cpu-fp32'" in ended.err
+
+
+def test_what_a_profile_says_is_shown_as_it_is(hw, tmp_path):
+    (tmp_path / "[bold].toml").write_text(
+        'extend = "cpu-fp32"\nsummary = "[/none] [link=http://example.org]x[/link]"\n'
+    )
+    ended = hw("profiles", tmp_path / "[bold].toml")
+    assert ended.code == 0
+    assert "[bold]: [/none] [link=http://example.org]x[/link]" in ended.out
