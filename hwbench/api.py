@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -226,6 +226,7 @@ def build_model(
     calibration: str | None = None,
     shapes: Sequence[str] = (),
     trust_profile: bool = False,
+    batch_axis: Mapping[str, int | Literal["none"]] | None = None,
 ) -> Build:
     """Make the deployed ONNX of one profile.
 
@@ -236,12 +237,13 @@ def build_model(
         calibration: Calibration data, where the profile's precision needs them.
         shapes: Sizes of inputs with dynamic dimensions, ``name=1x3x224x224``, batch first.
         trust_profile: Let the profile set runtime options beyond the allowlist.
+        batch_axis: As in `RunSpec`.
 
     Raises:
         InputError: Something that was given cannot be used, or sizes or calibration data are missing.
         UnavailableError: The model holds nothing that this precision applies to, or a package is missing.
     """
-    opened, chosen = Model.open(model), load_profile(profile, trusted=trust_profile)
+    opened, chosen = Model.open(model, batch_axis), load_profile(profile, trusted=trust_profile)
     if (out / "manifest.json").exists():
         raise InputError(f"{out}: holds a build; name another folder")
     if chosen.precision.needs_calibration and calibration is None:
@@ -252,7 +254,8 @@ def build_model(
             given.name: given.shape[1:] for given in map(parse_input, shapes) if given.name
         }
         if calibration is not None:
-            data = materialise(open_source(DataSpec(source=calibration)), opened.inputs, folder, task=None)
+            source = open_source(DataSpec(source=calibration))
+            data = materialise(source, opened.sample_inputs, folder, task=None, constant=opened.constant_inputs)
             data = replace(data, labels=None)
             sizes = {name: file.shape[1:] for name, file in data.inputs.items()}
         recipe = Recipe(opened, chosen.precision, sizes, data if chosen.precision.needs_calibration else None, "given")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from hwbench.telemetry import silence_telemetry
 Array = np.ndarray[Any, np.dtype[Any]]
 Feeds = Mapping[str, Array]
 ModelSource = Path | bytes
+BatchAxes = Mapping[str, int | None]
 T = TypeVar("T")
 
 
@@ -136,6 +137,10 @@ class Session(ABC):
     Args:
         options: The backend's options (an instance of its ``options_type``).
         mutable: Names of the initializers and other stored numbers (`hwbench.stored`) that will be changed by `update`.
+
+    Attributes:
+        batch_axes: Inputs and outputs of the graph whose batch is not on axis 0, to the axis; None for an input that is the
+            same for all samples. Feeds and results have their samples on the first axis all the same.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -148,6 +153,7 @@ class Session(ABC):
         self._initializers: InitializerPatcher | None = None
         self._pending: dict[str, Array] = {}
         self._closed = False
+        self.batch_axes: BatchAxes = {}
 
     def load(self, source: ModelSource) -> None:
         """Compile ``source``; called by `Backend.compile`, not by users."""
@@ -158,7 +164,7 @@ class Session(ABC):
         """Run the model once.
 
         Args:
-            feeds: Every input's name to its value, of the dtype and shape `inputs` states.
+            feeds: Every input's name to its value, of the dtype and shape `inputs` states, but for `batch_axes`.
 
         Returns:
             Every output's name to its value.
@@ -166,18 +172,22 @@ class Session(ABC):
         Raises:
             InputError: A feed is missing, unknown, or does not fit.
         """
-        self._check(feeds)
+        placed = self._checked(feeds)
         self._apply_updates()
-        return self._run_impl(feeds)
+        made = self._run_impl(placed)
+        for name, axis in self.batch_axes.items():
+            if axis is not None and name in made:
+                made[name] = np.moveaxis(made[name], axis, 0)
+        return made
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Check and place the inputs once; the callable returned only runs the model.
 
         This is what latency loops call, so a backend returns the barest call its runtime has.
         """
-        self._check(feeds)
+        placed = self._checked(feeds)
         self._apply_updates()
-        return self._bind_impl(feeds)
+        return self._bind_impl(placed)
 
     def update(self, name: str, value: Array) -> None:
         """Replace the content of a mutable initializer from the next run on.
@@ -221,13 +231,16 @@ class Session(ABC):
         if self._closed:
             raise InputError("this session is closed")
 
-    def _check(self, feeds: Feeds) -> None:
+    def _checked(self, feeds: Feeds) -> Feeds:
+        """The feeds as the graph takes them, each of the right type and shape."""
         self._open()
         names = {spec.name for spec in self.inputs}
         if feeds.keys() != names:
             raise InputError(f"the model's inputs are {sorted(names)}, not {sorted(feeds)}")
+        placed = place_batches(feeds, self.batch_axes)
         for spec in self.inputs:
-            spec.check(feeds[spec.name])
+            spec.check(placed[spec.name])
+        return placed
 
     def _apply_updates(self) -> None:
         if self._pending:
@@ -274,6 +287,7 @@ class Backend(ABC):
             them depend on the machine.
         runtime: The module of the runtime it drives.
         install: The command that installs what it needs.
+        batch_axes: As in `Session`, for the sessions it makes.
     """
 
     name: ClassVar[str]
@@ -283,6 +297,7 @@ class Backend(ABC):
     compile_bytes: ClassVar[float] = 0.0
     runtime: ClassVar[str]
     install: ClassVar[str]
+    batch_axes: BatchAxes = MappingProxyType({})
 
     def preload(self) -> None:
         """Import the runtime, so that what is measured next does not hold the loading of its libraries.
@@ -337,6 +352,7 @@ class Backend(ABC):
 
         def load() -> Session:
             session = self._session_impl(self.options_type(**options), mutable)
+            session.batch_axes = self.batch_axes
             session.load(model)
             return session
 
@@ -366,6 +382,20 @@ class Backend(ABC):
         """A session that is not loaded yet."""
 
 
+def place_batches(feeds: Feeds, batch_axes: BatchAxes) -> Feeds:
+    """Feeds as a graph takes them, from feeds that have their samples on the first axis.
+
+    Args:
+        feeds: Input name to ``[n, ...]``.
+        batch_axes: As in `Session`.
+    """
+    placed = dict(feeds)
+    for name in batch_axes.keys() & feeds.keys():
+        axis, value = batch_axes[name], feeds[name]
+        placed[name] = np.array(value[0] if axis is None else np.moveaxis(value, 0, axis), order="C")
+    return placed
+
+
 def node_name(node: Any) -> str:
     """What an ONNX ``NodeProto`` is called in `Coverage` and `ExecutedNode`: its name, or its first output's."""
     name: str = node.name or next(filter(None, node.output), "")
@@ -385,6 +415,7 @@ __all__ = [
     "Array",
     "Availability",
     "Backend",
+    "BatchAxes",
     "Coverage",
     "ExecutedNode",
     "Feeds",
@@ -396,5 +427,6 @@ __all__ = [
     "backends",
     "load_backend",
     "node_name",
+    "place_batches",
     "silence_telemetry",
 ]

@@ -75,11 +75,16 @@ class Recipe:
             "model": self.model.sha256,
             "precision": self.asked,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            **self._axes,
             "calibration": self.calibration.key if self.calibration else None,
             "versions": quantizer_versions(self.precision),
             "pins": [MAX_IR_VERSION, MAX_OPSET],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def _axes(self) -> dict[str, Any]:
+        return {"batch_axes": dict(self.model.batch_axes)} if self.model.batch_axes else {}
 
     def job(self) -> Job:
         """The job that makes the build's file."""
@@ -90,6 +95,7 @@ class Recipe:
                 "model": str(self.model.path.resolve()),
                 "precision": self.precision.model_dump(mode="json"),
                 "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+                **self._axes,
                 "calibration": {name: str(file.path.resolve()) for name, file in files.items()},
             },
             identity={"model": self.model.sha256, "calibration": self.calibration.key if self.calibration else ""},

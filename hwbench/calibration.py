@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from hwbench.backend import BatchAxes, Feeds, place_batches
 from hwbench.model import read_proto
 from hwbench.npy import rows
 
@@ -34,33 +35,35 @@ _AT_ONCE = 8  # tensors returned by one session while they are looked into
 class CalibrationFeeds:
     """Calibration inputs in batches, in the form ONNX Runtime's quantizer reads them."""
 
-    def __init__(self, files: Mapping[str, str], samples: int, model: Path) -> None:
+    def __init__(self, files: Mapping[str, str], samples: int, model: Path, batch_axes: BatchAxes) -> None:
+        self._batch_axes = batch_axes
         self._files = {name: Path(file) for name, file in files.items()}
         self._n = min((len(np.load(file, mmap_mode="r")) for file in self._files.values()), default=0)
         self._n = min(self._n, samples)
         fixed = {
-            value.type.tensor_type.shape.dim[0].dim_value
+            value.type.tensor_type.shape.dim[axis].dim_value
             for value in read_proto(model).graph.input
-            if value.type.tensor_type.shape.dim
+            if (axis := batch_axes.get(value.name, 0)) is not None
         }
         free = max(size for size in range(1, _BATCH + 1) if self._n % size == 0)
         self.batch = fixed.pop() if len(fixed) == 1 and 0 not in fixed else free
         self.rewind()
 
-    def batches(self) -> Iterator[dict[str, Array]]:
+    def batches(self) -> Iterator[Feeds]:
         """Whole batches only; a set smaller than one batch is repeated to fill it.
 
         A fixed graph takes no smaller ones, and the histograms of entropy and percentile need equal ones.
         """
         for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
             chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
-            yield {name: np.resize(value, (self.batch, *value.shape[1:])) for name, value in chosen.items()}
+            whole = {name: np.resize(value, (self.batch, *value.shape[1:])) for name, value in chosen.items()}
+            yield place_batches(whole, self._batch_axes)
 
     def rewind(self) -> None:
         """Start again from the first batch."""
         self._batches = self.batches()
 
-    def get_next(self) -> dict[str, Array] | None:
+    def get_next(self) -> Feeds | None:
         """The next batch; None at the end."""
         return next(self._batches, None)
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import PassBase, Sequential, common
 
-from hwbench.backend import TensorSpec
-from hwbench.errors import ModelError
+from hwbench.backend import BatchAxes, TensorSpec
+from hwbench.errors import ModelError, UnknownNameError
 from hwbench.files import require_file
 from hwbench.stored import Inventory
 
@@ -37,6 +37,8 @@ class Model:
         nodes: How many nodes the main graph has.
         parameters: How many numbers it stores.
         bytes: Size of the file and its external data.
+        batch_axes: Inputs and outputs whose batch is not on axis 0, to the axis; None for an input that is the same for all
+            samples.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Model:
     nodes: int
     parameters: int
     bytes: int
+    batch_axes: BatchAxes = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -55,14 +58,31 @@ class Model:
     @cached_property
     def batch(self) -> int | None:
         """The batch size the graph is fixed to; None if it takes any."""
-        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        sizes = {spec.shape[0] for spec in self.sample_inputs if spec.shape and spec.name not in self.constant_inputs}
         return sizes.pop() if len(sizes) == 1 else None
 
+    @property
+    def sample_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs as data hold them: samples on the first axis, whatever the graph's batch axis."""
+        return tuple(replace(spec, shape=_samples_first(spec, self.batch_axes)) for spec in self.inputs)
+
+    @property
+    def constant_inputs(self) -> frozenset[str]:
+        """The inputs that are the same for all samples."""
+        return frozenset(name for name, axis in self.batch_axes.items() if axis is None)
+
     @classmethod
-    def open(cls, path: Path) -> Model:
+    def open(cls, path: Path, batch_axes: Mapping[str, int | Literal["none"]] | None = None) -> Model:
         """Open and check a model.
 
+        Args:
+            path: The file.
+            batch_axes: Input or output to the axis of its batch, or ``"none"`` for an input that is the same for all
+                samples. Default: none for a scalar input, the axis that has the symbol of the batch where another input
+                names it, else 0.
+
         Raises:
+            UnknownNameError: ``batch_axes`` names no input or output.
             ModelError: The file is missing, not ONNX, damaged, or refers to data outside its folder.
         """
         proto = read_proto(path)
@@ -77,11 +97,16 @@ class Model:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
+        fed = [value for value in proto.graph.input if value.name not in stored]
+        inputs = tuple(_spec(value, path) for value in fed)
+        outputs = tuple(_spec(value, path) for value in proto.graph.output)
+        axes = _inferred_axes(fed, proto.graph.output) | _given_axes(batch_axes or {}, inputs, outputs, path)
         return cls(
             path=path,
             sha256=digest.hexdigest(),
-            inputs=tuple(_spec(value, path) for value in proto.graph.input if value.name not in stored),
-            outputs=tuple(_spec(value, path) for value in proto.graph.output),
+            inputs=inputs,
+            outputs=outputs,
+            batch_axes={name: axis for name, axis in axes.items() if axis != 0},
             nodes=len(proto.graph.node),
             parameters=sum(place.size(proto) for place in Inventory.of(proto).places),
             bytes=sum(file.stat().st_size for file in files),
@@ -97,8 +122,8 @@ class Model:
             ModelError: A size is needed and not given.
         """
         for spec in self.inputs:
-            for index, size in enumerate(spec.shape):
-                if index and size is None and len(shapes.get(spec.name, ())) < index:
+            for place, index in enumerate(_sample_dimensions(spec.name, len(spec.shape), self.batch_axes)):
+                if spec.shape[index] is None and len(shapes.get(spec.name, ())) <= place:
                     raise ModelError(_no_size(spec.name, index))
 
     def describe(self) -> dict[str, Any]:
@@ -112,6 +137,7 @@ class Model:
             "parameters": self.parameters,
             "inputs": [vars(spec) for spec in self.inputs],
             "outputs": [vars(spec) for spec in self.outputs],
+            "batch_axes": dict(self.batch_axes),
         }
 
 
@@ -159,7 +185,14 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
     return list(found)
 
 
-def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]], pin: bool = True) -> None:
+def normalize(
+    source: Path,
+    target: Path,
+    *,
+    shapes: Mapping[str, Sequence[int]],
+    batch_axes: BatchAxes | None = None,
+    pin: bool = True,
+) -> None:
     """Write a model in the form builds are made from.
 
     Constant nodes become initializers, dimensions other than the batch are fixed, every node has a name, and IR version and
@@ -169,13 +202,14 @@ def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]]
         source: The model.
         target: Where to write it.
         shapes: Input name to the shape of one sample (without the batch).
+        batch_axes: As in `Model`.
         pin: Whether opset and IR version may be changed; False for a build that is measured as it stands.
 
     Raises:
         ModelError: The opset cannot be converted.
     """
     model = ir.external_data.load_to_model(ir.load(source))  # the copy has no such files beside it
-    fix_dimensions(model, shapes)
+    fix_dimensions(model, shapes, batch_axes or {})
     passes: list[PassBase] = [
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -189,24 +223,26 @@ def normalize(source: Path, target: Path, *, shapes: Mapping[str, Sequence[int]]
     save(_pin(proto, source) if pin else proto, target)
 
 
-def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None:
+def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]], batch_axes: BatchAxes) -> None:
     """Fix every input dimension but the batch to the data's.
 
     Raises:
         ModelError: A size is needed and not given.
     """
+    _forget_placeholders(model)
     fixed: dict[str, int] = {}
     for value in model.graph.inputs:
         if value.shape is None or not len(value.shape):
             continue
-        sample = shapes.get(str(value.name))
-        for index, dimension in enumerate(value.shape):
-            if index == 0 or isinstance(dimension, int):
+        sample = shapes.get(str(value.name), ())
+        for place, index in enumerate(_sample_dimensions(str(value.name), len(value.shape), batch_axes)):
+            dimension = value.shape[index]
+            if isinstance(dimension, int):
                 continue
-            if sample is None or len(sample) <= index - 1:
+            if len(sample) <= place:
                 raise ModelError(_no_size(str(value.name), index))
-            size = int(sample[index - 1])
-            name = dimension.value if isinstance(dimension, ir.SymbolicDim) else None
+            size = int(sample[place])
+            name = dimension.value
             if name is not None and fixed.setdefault(name, size) != size:
                 raise ModelError(f"dimension {name!r} is {fixed[name]} in one input and {size} in {value.name!r}")
             _fix(value, index, size)
@@ -216,14 +252,80 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> None
                 _fix(value, index, fixed[dimension.value])
 
 
+def _forget_placeholders(model: ir.Model) -> None:
+    """Make dimensions whose symbol is no name (``?``, as Paddle exports all of them) unknown, each by itself."""
+    values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
+    for value in values:
+        for index, dimension in enumerate(value.shape or ()):
+            if isinstance(dimension, ir.SymbolicDim) and dimension.value and not dimension.value.isidentifier():
+                _fix(value, index, None)
+
+
+def _sample_dimensions(name: str, rank: int, batch_axes: BatchAxes) -> list[int]:
+    """The dimensions of an input that a sample has: all but the batch."""
+    axis = batch_axes.get(name, 0)
+    return [index for index in range(rank) if index != axis]
+
+
 def _no_size(name: str, index: int) -> str:
     return f"input {name!r} has a dynamic dimension {index} without a size; give data, or --shape {name}=..."
 
 
-def _fix(value: ir.Value, index: int, size: int) -> None:
+def _fix(value: ir.Value, index: int, size: int | None) -> None:
     sizes = list(value.shape or ())
-    sizes[index] = size
+    sizes[index] = ir.SymbolicDim(None) if size is None else size
     value.shape = ir.Shape(sizes)  # a new one: what is read from a file is frozen
+
+
+def _samples_first(spec: TensorSpec, batch_axes: BatchAxes) -> tuple[int | None, ...]:
+    axis = batch_axes.get(spec.name, 0)
+    if axis is None or not spec.shape:
+        return (None, *spec.shape) if axis is None else ()
+    return (spec.shape[axis], *spec.shape[:axis], *spec.shape[axis + 1 :])
+
+
+def _inferred_axes(
+    inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+) -> dict[str, int | None]:
+    """Batch axes that the graph itself tells: none for scalar inputs, and where the batch's symbol is on another axis."""
+    axes: dict[str, int | None] = {
+        value.name: None for value in inputs if not value.type.tensor_type.shape.dim and _has_shape(value)
+    }
+    symbols = {name for value in inputs if (name := next(iter(_symbols(value)), ""))}
+    if len(symbols) == 1:
+        (batch,) = symbols
+        for value in (*inputs, *outputs):
+            names = _symbols(value)
+            if names and names[0] != batch and names.count(batch) == 1:
+                axes[value.name] = names.index(batch)
+    return axes
+
+
+def _symbols(value: onnx.ValueInfoProto) -> list[str]:
+    """The symbol of each dimension; empty where there is none, or one that is no name."""
+    return [dim.dim_param if dim.dim_param.isidentifier() else "" for dim in value.type.tensor_type.shape.dim]
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
+
+
+def _given_axes(
+    given: Mapping[str, int | Literal["none"]], inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], path: Path
+) -> dict[str, int | None]:
+    ranks = {spec.name: len(spec.shape) for spec in (*inputs, *outputs)}
+    constant = {spec.name for spec in inputs}
+    for name, axis in given.items():
+        if name not in ranks:
+            raise UnknownNameError("input or output in batch_axis", name, ranks)
+        if axis == "none":
+            if name not in constant:
+                raise ModelError(f"{path}: batch_axis.{name}: an output has a batch; give the axis")
+        elif axis >= ranks[name]:
+            raise ModelError(
+                f"{path}: batch_axis.{name} is {axis}, and {name!r} has {ranks[name]} dimensions (counted from 0)"
+            )
+    return {name: None if axis == "none" else axis for name, axis in given.items()}
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:

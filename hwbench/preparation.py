@@ -101,6 +101,7 @@ class Prepared:
             "reference": self.reference.sha256,
             "data": self.data.key,
             "calibration": self.calibration.key,
+            "batch_axis": dict(self.model.batch_axes),
             "seed": self.spec.seed,
             "baseline": self.spec.baseline,
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
@@ -117,8 +118,8 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     Raises:
         InputError: Something the specification names cannot be used.
     """
-    model = Model.open(Path(spec.model))
-    reference = Model.open(Path(spec.reference)) if spec.reference else model
+    model = Model.open(Path(spec.model), spec.batch_axis)
+    reference = Model.open(Path(spec.reference), spec.batch_axis) if spec.reference else model
     profiles = [load_profile(name, trusted=spec.trust_profile) for name in dict.fromkeys(spec.profiles)]
     _check_names(profiles)
     _check_baseline(spec, profiles)
@@ -127,7 +128,9 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         check_machine(profile.target.machine)
     chosen = _studies(spec)
     with work_folder() as folder:
-        data = materialise(open_source(spec.data), model.inputs, folder, task=spec.task)
+        data = materialise(
+            open_source(spec.data), model.sample_inputs, folder, task=spec.task, constant=model.constant_inputs
+        )
         output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
         if output is None:
             raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
@@ -202,7 +205,9 @@ def _order(name: str) -> tuple[bool, str]:
 
 def _calibration(spec: RunSpec, model: Model, data: Dataset, folder: Path) -> tuple[Dataset, Dataset, str]:
     if spec.calibration is not None:
-        given = materialise(open_source(spec.calibration), model.inputs, folder, task=spec.task)
+        given = materialise(
+            open_source(spec.calibration), model.sample_inputs, folder, task=spec.task, constant=model.constant_inputs
+        )
         return data, replace(given, labels=None), "given"
     if spec.split_calibration is not None:
         held_out, kept = data.split(spec.split_calibration, spec.seed)

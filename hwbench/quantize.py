@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx import TensorProto
 from onnx_ir.passes import common
 
+from hwbench.backend import BatchAxes
 from hwbench.calibration import RANGES, CalibrationFeeds, calibrate
 from hwbench.errors import UnavailableError, UnsupportedError
 from hwbench.graph import asked_precisions
@@ -30,8 +31,8 @@ _KEPT_APART = {"int4": ("MatMulAddFusion",)}
 def run(job: JobContext) -> dict[str, Any]:
     """Task: make a build's ``model.onnx`` in the job's folder.
 
-    Params: ``model`` (path), ``precision`` (a profile's section), ``shapes`` (input to sample shape), ``calibration`` (input to
-    ``.npy`` path; empty if the precision needs none).
+    Params: ``model`` (path), ``precision`` (a profile's section), ``shapes`` (input to sample shape), ``batch_axes`` (see
+    `hwbench.model.Model`; absent if all are 0), ``calibration`` (input to ``.npy`` path; empty if the precision needs none).
 
     Returns:
         ``contents``: what the deployed file holds, see `contents`; and ``kept_in_float``, the activations that a static
@@ -39,13 +40,14 @@ def run(job: JobContext) -> dict[str, Any]:
     """
     precision = Precision.model_validate(job.params["precision"])
     source, target = Path(job.params["model"]), job.folder / "model.onnx"
+    axes: BatchAxes = job.params.get("batch_axes", {})
     if precision.format == "as-is":
-        normalize(source, target, shapes=job.params["shapes"], pin=False)
+        normalize(source, target, shapes=job.params["shapes"], batch_axes=axes, pin=False)
         return {"contents": contents(target)}
     plain, folded = job.folder / "plain.onnx", job.folder / "folded.onnx"
-    normalize(source, plain, shapes=job.params["shapes"])
+    normalize(source, plain, shapes=job.params["shapes"], batch_axes=axes)
     _fold(plain, folded, _KEPT_APART.get(precision.format, ()))
-    feeds = CalibrationFeeds(job.params["calibration"], precision.calibration.samples, folded)
+    feeds = CalibrationFeeds(job.params["calibration"], precision.calibration.samples, folded, axes)
     kept = _maker(precision)(folded, target, precision, feeds)
     for leftover in (*job.folder.glob("*.onnx*"), *job.folder.glob(RANGES)):
         if not leftover.name.startswith("model.onnx"):

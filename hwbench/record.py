@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +45,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
             "sha256": prepared.data.key,
             "labels": prepared.data.labels is not None,
             "label_note": prepared.data.label_note,
+            "classes": _class_map(prepared),
             "calibration": {
                 "source": prepared.calibration.source,
                 "n": prepared.calibration.n,
@@ -71,10 +72,45 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
             }
             for profile in prepared.profiles
         },
+        "warnings": [],
         "verdicts": [],
         "repairs": [],
         "budget": {"seconds": spec.budget, "wall_s": 0.0, "job_s": {}, "declined": []},
     }
+
+
+def chance_warning(prepared: Prepared, rows: Iterable[Row]) -> list[str]:
+    """A warning where the reference's top-1 is not above chance: its labels are then hardly the model's.
+
+    Args:
+        prepared: The run.
+        rows: Those of the reference's accuracy.
+    """
+    classes = (
+        next(one.shape[1] for one in prepared.model.outputs if one.name == prepared.output)
+        if prepared.classifies
+        else None
+    )
+    top1 = next(
+        (row for row in rows if row.metric == "top1" and row.condition == "{}" and row.ci_low is not None), None
+    )
+    if not classes or top1 is None or top1.value is None or top1.ci_low is None or top1.ci_low > 1 / classes:
+        return []
+    return [
+        f"The reference's top-1 accuracy, {top1.value:.3f} [{top1.ci_low:.3f}, {top1.ci_high:.3f}] on {top1.n} inputs, is "
+        f"not above chance ({1 / classes:.2g} for {classes} classes), so no figure of accuracy below means much. Check the "
+        "order of the classes, the labels and the preprocessing."
+    ]
+
+
+def _class_map(prepared: Prepared) -> str:
+    """How class folders got their numbers; empty for other data."""
+    classes = prepared.spec.data.classes
+    if isinstance(classes, str):
+        return f"class numbers of folders from {classes}"
+    if classes is not None:
+        return f"class numbers of {len(classes)} folders as given"
+    return "" if prepared.data.counted is None else "folders in alphabetical order"
 
 
 def found_there(

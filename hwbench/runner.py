@@ -22,7 +22,7 @@ from hwbench.plans import Plan, plan_studies
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import INTERLEAVED, finite, first_record, now, with_factor
+from hwbench.record import INTERLEAVED, chance_warning, finite, first_record, now, with_factor
 from hwbench.reference import settle_labels, try_reference
 from hwbench.scheduler import Running, Scheduler
 from hwbench.store import RunDirectory
@@ -266,6 +266,7 @@ class _Run:
         plan = Plan.of(case, study, settings)
         plan.declined |= plan.jobs.keys() - plan.done(self._results)  # by the budget
         self._analyse(plan)
+        self.record["warnings"] += chance_warning(self.prepared, self._rows[REFERENCE][study.name])
         return subject
 
     def _place(self, profile: Profile, reference: Subject) -> Case | None:

@@ -44,6 +44,11 @@ class RunSpec(BaseModel):
     batch: int = Field(
         64, gt=0, le=BATCH, description="inputs per run where accuracy is measured; a graph's fixed batch prevails"
     )
+    batch_axis: dict[str, Annotated[int, Field(ge=0)] | Literal["none"]] = Field(
+        default_factory=dict,
+        description='input or output to the axis of its batch, "none" for an input that is the same for all samples; '
+        "default: none for a scalar input, the axis with the symbol of the batch, else 0",
+    )
     baseline: str | None = Field(
         None, description="profile that ratios of timings refer to; default: the first that runs"
     )
@@ -122,6 +127,8 @@ def _relocate(content: dict[str, Any], folder: Path) -> None:
         section = content.get(key)
         if isinstance(section, dict) and isinstance(section.get("source"), str):
             section["source"] = _beside(section["source"], folder)
+            if isinstance(section.get("classes"), str):
+                section["classes"] = str(folder / section["classes"])
         elif isinstance(section, str):
             content[key] = {"source": _beside(section, folder)}
     settings = content.get("settings")

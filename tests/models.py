@@ -173,6 +173,30 @@ def detector(separate: bool = False, seed: int = 0) -> onnx.ModelProto:
     return make_model(nodes, {"x": (1, ["N", 3, 8, 8])}, both if separate else {"y": (1, ["N", 7, 64])}, weights)
 
 
+def carried_state(seed: int = 0, batch: int | str = "N") -> onnx.ModelProto:
+    """A detector with a carried state, as for voice activity: the batch of ``state`` is on axis 1, ``rate`` is a scalar.
+
+    ``x`` (N, 64), ``state`` (2, N, 16) and ``rate`` () int64 to ``y`` (N, 4) and ``next`` (2, N, 16).
+    """
+    nodes = [
+        helper.make_node("ReduceSum", ["state", "axis"], ["carried"], "reduce", keepdims=0),
+        helper.make_node("MatMul", ["x", "w1"], ["seen"], "encoder"),
+        helper.make_node("MatMul", ["carried", "w2"], ["recalled"], "recurrence"),
+        helper.make_node("Add", ["seen", "recalled"], ["sum"], "join"),
+        helper.make_node("Tanh", ["sum"], ["hidden"], "tanh"),
+        helper.make_node("Cast", ["rate"], ["rate_float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["rate_float", "base"], ["gain"], "gain"),
+        helper.make_node("MatMul", ["hidden", "w3"], ["scores"], "classifier"),
+        helper.make_node("Mul", ["scores", "gain"], ["y"], "scaled"),
+        helper.make_node("Unsqueeze", ["hidden", "axis"], ["row"], "unsqueeze"),
+        helper.make_node("Add", ["state", "row"], ["next"], "update"),
+    ]
+    weights = _normal(seed, w1=(64, 16), w2=(16, 16), w3=(16, 4))
+    weights |= {"axis": np.array([0]), "base": np.array(16000, np.float32)}
+    inputs = {"x": (1, [batch, 64]), "state": (1, [2, batch, 16]), "rate": (TensorProto.INT64, [])}
+    return make_model(nodes, inputs, {"y": (1, [batch, 4]), "next": (1, [2, batch, 16])}, weights)
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A model whose node ``strange`` is of an operator that no runtime knows."""
     nodes = [

@@ -117,7 +117,7 @@ def test_a_wide_range_is_kept_in_float_if_the_rest_would_vanish_in_a_step(tmp_pa
     path = models.saved(
         models.make_model(nodes, {"x": (1, ["N", 32])}, {"y": (1, ["N", 4])}, weights), tmp_path / "m.onnx"
     )
-    found = calibrate(path, CalibrationFeeds(files({"x": x}, tmp_path), 64, path), "minmax", 0.0, large=False)
+    found = calibrate(path, CalibrationFeeds(files({"x": x}, tmp_path), 64, path, {}), "minmax", 0.0, large=False)
     assert ("x" in found.kept) == (0 < spread < 1e3)
     assert found.nodes == (["only"] if found.kept else ())
 

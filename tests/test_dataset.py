@@ -184,7 +184,7 @@ def test_shapes(tmp_path):
     )
     refuses(r"the model takes \[\?, 6\]", path, tmp_path, Input(shape=(None, None, 6)))
     assert read(path, tmp_path, Input(shape=(2, None, None, 3))).n == 4
-    refuses("the model takes a single number", path, tmp_path, Input(shape=()))
+    refuses("the model states no shape for it", path, tmp_path, Input(shape=()))
     refuses("the model takes bfloat16, which data files cannot hold", path, tmp_path, Input(dtype="bfloat16"))
 
 
@@ -366,6 +366,57 @@ def test_image_folder(tmp_path, pictures):
     data = read(str(root), tmp_path, Input(shape=(1, 3, 6, 4)))
     np.testing.assert_allclose(data.rows("x", 0, 6), pixels.transpose(0, 3, 1, 2) / 255, rtol=1e-6)
     assert data.labels_array().tolist() == [0, 0, 1, 1, 2, 2]
+    data.check_labels(3)
+    with pytest.raises(DataError, match=r"3 class folders, but the model's output has 1000 classes; .*--classes FILE"):
+        data.check_labels(1000)
+
+
+LABELS = "n01 tench, Tinca tinca\nbee\n\nant\nn02084071\tcat, house cat\ncrane\ncrane\n"
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        ({"ant": 7, "bee": 0, "cat": 7}, [7, 7, 0, 0, 7, 7]),
+        (("labels.txt", LABELS), [3, 3, 1, 1, 4, 4]),
+        (("labels.json", '["cat", "bee", "ant"]'), [2, 2, 1, 1, 0, 0]),
+        (("labels.json", '{"cat": 9, "bee": 8, "ant": 1, "dog": 0}'), [1, 1, 8, 8, 9, 9]),
+        (("labels.json", '{"0": ["n1", "cat"], "1": ["n2", "ant"], "5": ["n3", "bee"]}'), [1, 1, 5, 5, 0, 0]),
+    ],
+)
+def test_a_class_map_gives_folders_their_numbers(tmp_path, pictures, classes, labels):
+    root, _ = pictures
+    if isinstance(classes, tuple):
+        (tmp_path / classes[0]).write_text(classes[1])
+        classes = str(tmp_path / classes[0])
+    data = read(str(root), tmp_path, Input(shape=(1, 3, 6, 4)), classes=classes)
+    assert data.labels_array().tolist() == labels
+    data.check_labels(1000)
+    with pytest.raises(DataError, match="not one of the model's classes"):
+        data.check_labels(max(labels))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"ant": 0, "bee": 1}, "folder 'cat' is no class in data.classes; add it"),
+        (("labels.txt", "ant\nbee\ncat\ncat"), "folder 'cat' is the name of classes 2, 3 in .*; give the number"),
+        (("labels.json", "[1, 2]"), "must hold a list of names"),
+        (("labels.json", "[" * 100_000), "is not JSON"),
+        (("absent", None), "no such labels file"),
+    ],
+)
+def test_class_maps_that_do_not_work(tmp_path, pictures, classes, message):
+    root, _ = pictures
+    if isinstance(classes, tuple):
+        if classes[1] is not None:
+            (tmp_path / classes[0]).write_text(classes[1])
+        classes = str(tmp_path / classes[0])
+    refuses(message, str(root), tmp_path, Input(shape=(1, 3, 6, 4)), classes=classes)
+
+
+def test_a_class_map_is_for_image_folders(tmp_path):
+    refuses("data.classes is for image folders", npz(tmp_path, x=floats(4, 3)), tmp_path, classes={"a": 0})
 
 
 def test_image_layout_colour_and_bytes(tmp_path, pictures):

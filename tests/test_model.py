@@ -292,6 +292,35 @@ def test_dimensions_are_fixed_to_the_data(tmp_path):
     np.testing.assert_array_equal(outputs(tmp_path / "target.onnx", feeds), expected)
 
 
+def test_question_marks_are_dimensions_of_their_own(tmp_path):
+    """Paddle's exporter calls every unknown dimension by the same name."""
+    proto = models.make_model(
+        [helper.make_node("Relu", ["x"], ["y"], "relu")],
+        {"x": (1, ["?", 3, "?", "?"])},
+        {"y": (1, ["?", 3, "?", "?"])},
+    )
+    made = normalized(proto, tmp_path, {"x": (3, 48, 320)})
+    dims = made.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in dims[1:]] == [3, 48, 320]
+    assert not dims[0].HasField("dim_value")
+    x = np.zeros((2, 3, 48, 320), np.float32)
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": x})[0].shape == x.shape
+
+
+def test_the_graph_tells_on_which_axis_its_batch_is(tmp_path):
+    inferred = Model.open(models.saved(models.carried_state(), tmp_path / "symbols.onnx"))
+    assert inferred.batch_axes == {"state": 1, "rate": None, "next": 1}
+    assert inferred.batch is None
+    assert [spec.shape for spec in inferred.sample_inputs] == [(None, 64), (None, 2, 16), (None,)]
+    fixed = models.saved(models.carried_state(batch=3), tmp_path / "fixed.onnx")
+    assert Model.open(fixed).batch_axes == {"rate": None}
+    assert Model.open(fixed, {"state": 1}).batch == 3
+    for axes, message in (({"state": 3}, "has 3 dimensions"), ({"next": "none"}, "an output has a batch")):
+        with pytest.raises(ModelError, match=message):
+            Model.open(fixed, axes)
+
+
 def test_outputs_follow_the_inputs(tmp_path):
     proto = models.make_model(
         [helper.make_node("Relu", ["x"], ["y"])], {"x": (1, ["N", "T", 4])}, {"y": (1, ["N", "T", 4])}

@@ -12,9 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import polars as pl
 import pytest
-from models import make_model, mlp, small_cnn, static_int8
+from models import carried_state, make_model, mlp, saved, small_cnn, static_int8
 from onnx import TensorProto, helper
 from polars.testing import assert_frame_equal
 from shared_run import LAUNCHES, STUDIES, bare_outputs, figures, some_digits
@@ -462,7 +463,11 @@ def test_an_image_folder(tmp_path):
     onnx.save(small_cnn(), tmp_path / "model.onnx")
     run = hwbench.run(
         tmp_path / "model.onnx",
-        data={"source": str(tmp_path / "images"), "preprocess": {"color": "gray", "mean": [0.5], "std": [0.25]}},
+        data={
+            "source": str(tmp_path / "images"),
+            "classes": {"cat": 0, "dog": 1, "eel": 2},
+            "preprocess": {"color": "gray", "mean": [0.5], "std": [0.25]},
+        },
         profiles=["cpu-fp32"],
         studies=["accuracy"],
         out=tmp_path / "run",
@@ -471,6 +476,79 @@ def test_an_image_folder(tmp_path):
     right = bare_outputs(tmp_path / "model.onnx", x).argmax(1) == np.arange(6) % 3
     assert rows_of(run, "cpu-fp32", "accuracy")["top1", "{}"] == right.mean()
     assert run.record["data"]["n"] == 6
+
+
+def carried_data(folder: Path, batch: int | str = "N", n: int = 24) -> tuple[Path, Path]:
+    """A model with carried state and its data, labels as ONNX Runtime answers them by itself."""
+    model = saved(carried_state(batch=batch), folder / "model.onnx")
+    rng = np.random.default_rng(0)
+    x, state = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, 64), (n, 2, 16)))
+    session = ort.InferenceSession(saved(carried_state(), folder / "dynamic.onnx"), providers=["CPUExecutionProvider"])
+    y = session.run(["y"], {"x": x, "state": state.transpose(1, 0, 2), "rate": np.array(8000)})[0].argmax(1)
+    np.savez(folder / "data.npz", x=x, state=state, rate=8000, y=y)
+    return model, folder / "data.npz"
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_batch_on_another_axis_and_an_input_without_one(tmp_path, batch):
+    model, data = carried_data(tmp_path, batch)
+    run = hwbench.run(
+        model,
+        data=data,
+        batch_axis={} if batch == "N" else {"state": 1, "next": 1},
+        profiles=["cpu-fp32", "cpu-int8", "openvino-fp32"],
+        studies=["accuracy", "fidelity", "noise", "faults"],
+        settings={
+            "faults": {"trials": 60},
+            "noise": {"snr_db": [5], "impulse_rates": [], "weight_sigmas": [], "draws": 2},
+        },
+        out=tmp_path / "run",
+    )
+    assert run.record["model"]["batch_axes"] == {"rate": None, "state": 1, "next": 1}
+    for profile in ("reference", "cpu-fp32", "openvino-fp32"):
+        assert rows_of(run, profile, "accuracy")["top1", "{}"] == 1
+    assert rows_of(run, "cpu-int8", "accuracy")["top1", "{}"] >= 0.75
+    assert [row for row in run.rows if row.status != "ok" and not row.metric.startswith("snr_at")] == []
+    assert rows_of(run, "cpu-fp32", "faults")["verified_trials", "{}"] >= 1
+
+
+def test_the_value_of_an_input_without_a_batch_may_be_in_the_specification(tmp_path):
+    model, data = carried_data(tmp_path)
+    with np.load(data) as arrays:
+        np.savez(tmp_path / "rest.npz", **{name: arrays[name] for name in ("x", "state", "y")})
+    source = {"source": str(tmp_path / "rest.npz"), "constants": {"rate": 8000}}
+    run = hwbench.run(model, data=source, profiles=["cpu-fp32"], studies=["accuracy"], out=tmp_path / "run")
+    assert rows_of(run, "cpu-fp32", "accuracy")["top1", "{}"] == 1
+    assert run.record["warnings"] == []
+    for changes, message in (
+        ({"constants": {}}, "for an input that is the same for all samples, set data.constants"),
+        ({"constants": {"rate": [8000]}}, r"shape \[1\], the model takes \[\]"),
+        ({"constants": {"rate": 0.5}}, "float64, the model takes int64"),
+        ({"constants": {"rte": 8000}}, "unknown input in data.constants 'rte'. Did you mean 'rate'"),
+        ({"constants": {"rate": 8000, "state": 0}}, "the input has a batch axis"),
+    ):
+        with pytest.raises((DataError, UnknownNameError), match=message):
+            hwbench.run(model, data=source | changes, profiles=["cpu-fp32"], out=tmp_path / "refused")
+    with pytest.raises(UnknownNameError, match="unknown input or output in batch_axis 'stat'"):
+        hwbench.run(model, data=source, batch_axis={"stat": 1}, profiles=["cpu-fp32"], out=tmp_path / "refused")
+    with np.load(data) as arrays:
+        np.savez(tmp_path / "rates.npz", **{**arrays, "rate": np.array([8000] * 20 + [16000] * 4)})
+    with pytest.raises(DataError, match=r"row 20 .*another value than row 0"):
+        hwbench.run(model, data=tmp_path / "rates.npz", profiles=["cpu-fp32"], out=tmp_path / "refused")
+
+
+def test_a_reference_that_is_not_above_chance_is_a_warning_at_the_top(tmp_path):
+    onnx.save(small_cnn(), tmp_path / "model.onnx")
+    x = np.random.default_rng(0).standard_normal((60, 1, 8, 8)).astype(np.float32)
+    y = bare_outputs(tmp_path / "model.onnx", x).argmax(1)
+    np.savez(tmp_path / "wrong.npz", x=x, y=(y + 1) % 10)
+    command = [sys.executable, "-m", "hwbench", "run", "model.onnx", "--data", "wrong.npz", "--profiles", "cpu-fp32"]
+    command += ["--studies", "accuracy", "--out", "run", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Warning: The reference's top-1 accuracy, 0.000" in done.stdout
+    for report in ("report.html", "report.md"):
+        text = (tmp_path / "run" / report).read_text()
+        assert text.index("is not above chance") < text.lower().index("verdicts")
 
 
 def test_a_quantized_file_is_validated_as_it_stands_on_every_backend(tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hwbench.cli.console import echo, print_json
-from hwbench.cli.options import Json, TrustProfile
+from hwbench.cli.options import BatchAxis, Json, TrustProfile, batch_axes
 
 
 def command(
@@ -21,6 +21,7 @@ def command(
         list[str] | None,
         typer.Option(help="Size of an input's dynamic dimensions, batch first: image=1x3x224x224; may be repeated."),
     ] = None,
+    batch_axis: BatchAxis = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to place model.onnx and manifest.json in.")] = Path(
         "build"
     ),
@@ -30,7 +31,15 @@ def command(
     """Make the deployed ONNX of one profile, with a manifest of what was asked and what came out."""
     from hwbench.api import build_model
 
-    made = build_model(model, profile, out, calibration=calibration, shapes=shape or [], trust_profile=trust_profile)
+    made = build_model(
+        model,
+        profile,
+        out,
+        calibration=calibration,
+        shapes=shape or [],
+        batch_axis=batch_axes(batch_axis),
+        trust_profile=trust_profile,
+    )
     if as_json:
         print_json(made.manifest)
         return

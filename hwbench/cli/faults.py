@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwbench.cli.options import Budget, Json, Overwrite, Plan, Quiet, Resume, Scheduler, TrustProfile, listed
+from hwbench.cli.options import (
+    BatchAxis,
+    Budget,
+    Json,
+    Overwrite,
+    Plan,
+    Quiet,
+    Resume,
+    Scheduler,
+    TrustProfile,
+    batch_axes,
+    listed,
+)
 from hwbench.cli.plan import show_plan
 from hwbench.cli.run import carry_out, show
 
@@ -63,6 +75,7 @@ def command(
     segmented: Annotated[bool, typer.Option(help="Run only what follows a fault, or a full rebuild per trial.")] = True,
     calibration: Annotated[str | None, typer.Option(help="Calibration data; default: the evaluation inputs.")] = None,
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
+    batch_axis: BatchAxis = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
     scheduler: Scheduler = None,
@@ -107,6 +120,7 @@ def command(
     given = {
         "calibration": None if calibration is None else {"source": calibration},
         "reference": reference,
+        "batch_axis": batch_axes(batch_axis),
         "jobs": jobs,
         "scheduler": scheduler,
         "budget": budget,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from hwbench.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
@@ -38,6 +40,29 @@ TrustProfile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; default results/MODEL.")]
+
+BatchAxis = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--batch-axis",
+        metavar="NAME=AXIS",
+        help="Axis of an input's or output's batch, or none for an input that is the same for all samples, where it is not "
+        "0; may be repeated.",
+    ),
+]
+
+
+def batch_axes(given: list[str] | None) -> dict[str, int | Literal["none"]] | None:
+    """What --batch-axis says; None where it was not given."""
+    if not given:
+        return None
+    axes: dict[str, int | Literal["none"]] = {}
+    for item in given:
+        name, _, axis = item.rpartition("=")
+        if not name or (axis != "none" and not axis.isdecimal()):
+            raise InputError(f"--batch-axis {item}: give NAME=AXIS with an axis counted from 0, or NAME=none")
+        axes[name] = "none" if axis == "none" else int(axis)
+    return axes
 
 
 def listed(text: str | None) -> list[str] | None:

@@ -9,6 +9,7 @@ import typer
 
 from hwbench.cli.console import console, print_json
 from hwbench.cli.options import (
+    BatchAxis,
     Budget,
     Json,
     Out,
@@ -20,6 +21,7 @@ from hwbench.cli.options import (
     Scheduler,
     Strict,
     TrustProfile,
+    batch_axes,
     listed,
 )
 from hwbench.cli.plan import show_plan
@@ -34,6 +36,9 @@ def command(
     data: Annotated[
         str | None, typer.Option(help="Evaluation data: .npz, image folder, .csv, .parquet or module:callable.")
     ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Labels file of an image folder's classes: a name per line, or JSON.")
+    ] = None,
     profiles: Annotated[str | None, typer.Option(help="Profiles, by name or path, separated by commas.")] = None,
     studies: Annotated[str | None, typer.Option(help="Studies, separated by commas; default: the default set.")] = None,
     reference: Annotated[str | None, typer.Option(help="The fp32 model, where MODEL is already quantized.")] = None,
@@ -45,6 +50,7 @@ def command(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="An accuracy metric of your own, module:callable.")] = None,
     batch: Annotated[int | None, typer.Option(help="Inputs per run where accuracy is measured.")] = None,
+    batch_axis: BatchAxis = None,
     baseline: Annotated[
         str | None, typer.Option(help="Profile that ratios of timings refer to; default: the first that runs.")
     ] = None,
@@ -68,11 +74,13 @@ def command(
     Exits with 0 where no acceptance rule fails, 1 where one fails or a job ended in error, 2 on bad input, 3 where a required
     profile is unavailable, 4 where a verdict is inconclusive under --strict.
     """
-    from hwbench.errors import UnknownNameError
+    from hwbench.errors import InputError, UnknownNameError
     from hwbench.spec import load_spec, make_spec
 
+    if classes is not None and data is None:
+        raise InputError("--classes goes with --data; in a specification, set data.classes")
     given = {
-        "data": None if data is None else {"source": data},
+        "data": None if data is None else {"source": data, **({} if classes is None else {"classes": classes})},
         "profiles": listed(profiles),
         "studies": listed(studies),
         "reference": reference,
@@ -81,6 +89,7 @@ def command(
         "task": task,
         "metric": metric,
         "batch": batch,
+        "batch_axis": batch_axes(batch_axis),
         "baseline": baseline,
         "seed": seed,
         "timeout_s": timeout,
@@ -120,6 +129,8 @@ def show(run: Run, *, as_json: bool) -> None:
     from hwbench.report.terminal import comparison_table, verdict_table
 
     out = console()
+    for warning in run.record.get("warnings", ()):
+        out.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False)
     out.print(comparison_table(run.record, run.table, run.verdicts))
     out.print(verdict_table(run.record, run.table, run.verdicts))
     out.print(f"report: {run.path / 'report.html'}", highlight=False, markup=False, soft_wrap=True)

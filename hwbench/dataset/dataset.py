@@ -27,6 +27,7 @@ class Dataset:
         labels: The labels' file; None where there are none.
         source: Where they came from, for people.
         label_note: What was made of the labels; empty where they are as given.
+        counted: How many classes there are, where labels are the places of the classes in a list of all; else None.
     """
 
     n: int
@@ -34,6 +35,7 @@ class Dataset:
     labels: NpyFile | None
     source: str
     label_note: str = ""
+    counted: int | None = None
 
     @cached_property
     def inputs_key(self) -> str:
@@ -103,10 +105,15 @@ class Dataset:
             n_classes: How many classes the model's output has.
 
         Raises:
-            DataError: A label is not an integer from 0 to ``n_classes - 1``.
+            DataError: A label is not an integer from 0 to ``n_classes - 1``, or is a place in a list of another length.
         """
         if self.labels is None:
             return
+        if self.counted not in (None, n_classes):
+            raise DataError(
+                f"{self.source}: {self.counted} class folders, but the model's output has {n_classes} classes; state which "
+                "class each folder is: data.classes = { FOLDER = NUMBER }, or a labels file (--classes FILE)"
+            )
         if np.dtype(self.labels.dtype).kind not in "iu" or len(self.labels.shape) != 1:
             raise DataError(
                 f"{self.source}: labels are {self.labels.dtype} {list(self.labels.shape)}, not one class number a row"

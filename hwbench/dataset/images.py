@@ -1,16 +1,17 @@
-"""Image folders: one folder per class, in alphabetical order, decoded one image at a time."""
+"""Image folders: one folder per class, decoded one image at a time."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwbench.dataset.classes import class_numbers
 from hwbench.dataset.source import MIB, Batch, Source, rows_within
 from hwbench.dataset.spec import DataSpec, Preprocess
 from hwbench.errors import DataError, UnavailableError
@@ -32,10 +33,10 @@ RESIZED_PIXELS = 24 * MIB
 
 
 class ImageFolderSource(Source):
-    """The images under a folder; the number of a class is the place of its folder among the sorted ones.
+    """The images under a folder, a folder per class. A class's number is as ``classes`` states, else its folder's place.
 
     Raises:
-        DataError: There are no class folders, or a file is not an image.
+        DataError: There are no class folders, one is not in ``classes``, or a file is not an image.
         UnavailableError: Pillow is not installed.
     """
 
@@ -54,6 +55,11 @@ class ImageFolderSource(Source):
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not self.classes:
             raise DataError(f"{root}: no folders in it; put each class's images in a folder of its own")
+        if spec.classes is None:
+            self.counted = len(self.classes)
+            self._numbers: Sequence[int] = range(len(self.classes))
+        else:
+            self._numbers = class_numbers(self.classes, spec.classes, self.origin)
         # Names only, which a million images may have; decoded when their turn comes.
         self._names = [self._images(root / name) for name in self.classes]
 
@@ -79,7 +85,7 @@ class ImageFolderSource(Source):
         return sorted(names)
 
     def _files(self) -> Iterator[tuple[Path, int]]:
-        for number, (name, files) in enumerate(zip(self.classes, self._names, strict=True)):
+        for number, name, files in zip(self._numbers, self.classes, self._names, strict=True):
             folder = Path(self.spec.source) / name
             yield from ((folder / file, number) for file in files)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from hwbench.dataset.dataset import Dataset, is_one_hot
 from hwbench.dataset.source import Source, require_samples, row
-from hwbench.errors import DataError
+from hwbench.errors import DataError, UnknownNameError
 from hwbench.npy import Array, NpyFile, NpyWriter, TensorLike
 
 BATCH_ROWS = 128
@@ -22,14 +22,22 @@ STORABLE = frozenset(
 )
 
 
-def materialise(source: Source, inputs: Sequence[TensorLike], folder: Path, *, task: str | None) -> Dataset:
+def materialise(
+    source: Source,
+    inputs: Sequence[TensorLike],
+    folder: Path,
+    *,
+    task: str | None,
+    constant: Collection[str] = (),
+) -> Dataset:
     """Read a source once, check every value, and write it as content-addressed ``.npy`` files.
 
     Args:
         source: Where the data come from.
-        inputs: The model's inputs. Their first dimension is the batch and is not held against the data.
+        inputs: The model's inputs, with the batch as their first dimension, which is not held against the data.
         folder: Where to write; made if it is missing.
         task: The task, which says what labels may be; None to take integers and floats as they are.
+        constant: Inputs that are the same for all samples.
 
     Returns:
         The data set.
@@ -37,29 +45,45 @@ def materialise(source: Source, inputs: Sequence[TensorLike], folder: Path, *, t
     Raises:
         DataError: The data are empty, damaged, or do not fit the model; the message names file, array and row.
     """
-    columns = source.resolve([spec.name for spec in inputs])
+    values = {spec.name: _constant(spec, source, constant) for spec in inputs if spec.name in source.spec.constants}
+    _check_known(source, inputs)
+    columns = source.resolve([spec.name for spec in inputs if spec.name not in values])
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        sinks = [_InputSink(spec, source, columns[spec.name], folder, stack) for spec in inputs]
+        sinks = [
+            _InputSink(spec, source, columns.get(spec.name), folder, stack, constant=spec.name in constant)
+            for spec in inputs
+        ]
         labels = _LabelSink(source, task, folder, stack)
         n = 0
         for arrays, given in source.batches(BATCH_ROWS, list(dict.fromkeys(columns.values()))):
+            count = len(next(iter(arrays.values())))
             for sink in sinks:
-                sink.add(arrays[sink.column], n)
+                if sink.column is None:
+                    value = values[sink.spec.name]
+                    sink.add(np.broadcast_to(value, (count, *value.shape)), n)
+                else:
+                    sink.add(arrays[sink.column], n)
             labels.add(given, n)
-            n += len(next(iter(arrays.values())))
+            n += count
         if not n:
             raise DataError(f"{source.origin}: empty; there is not one sample to evaluate")
-        return Dataset(n, {sink.spec.name: sink.close() for sink in sinks}, labels.close(), source.origin)
+        made = {sink.spec.name: sink.close() for sink in sinks}
+        return Dataset(n, made, labels.close(), source.origin, counted=source.counted)
 
 
 class _InputSink:
     """Checks and writes what one model input is fed from."""
 
-    def __init__(self, spec: TensorLike, source: Source, column: str, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, spec: TensorLike, source: Source, column: str | None, folder: Path, stack: ExitStack, *, constant: bool
+    ) -> None:
         self.spec = spec
         self.column = column
-        self._where = f"{source.origin}: {source.describe(column)} for input {spec.name!r}"
+        what = "data.constants" if column is None else source.describe(column)
+        self._where = f"{source.origin}: {what} for input {spec.name!r}"
+        self._constant = constant
+        self._first: Array | None = None
         self._source = source
         self._folder = folder
         self._stack = stack
@@ -69,9 +93,11 @@ class _InputSink:
                 f"{self._where}: the model takes {spec.dtype}, which data files cannot hold; give it a float32 input"
             )
         if not spec.shape:
-            raise DataError(f"{self._where}: the model takes a single number, which cannot hold one row a sample")
+            raise DataError(
+                f"{self._where}: the model states no shape for it; export the model with its inputs' shapes"
+            )
         self._cast = _Cast(np.dtype(spec.dtype), source.loose, source.scaled)
-        stated = source.sample(column)
+        stated = source.sample(column) if column is not None else None
         if stated is not None:
             self._check_shape(stated.shape, 0)
 
@@ -83,9 +109,20 @@ class _InputSink:
             values = values[:, None]
         _check_finite(values, self._where, start)
         cast = self._cast(values, self._where, start)
+        if self._constant:
+            self._check_constant(cast, start)
         if self._writer is None:
             self._writer = self._stack.enter_context(NpyWriter(self._folder, cast.dtype, cast.shape[1:]))
         self._writer.append(cast)
+
+    def _check_constant(self, values: Array, start: int) -> None:
+        self._first = values[:1] if self._first is None else self._first
+        different = np.flatnonzero((values != self._first).reshape(len(values), -1).any(axis=1))
+        if len(different):
+            raise DataError(
+                f"{self._where}: {row(start + int(different[0]))}: another value than {row(0)}, but the input has no batch "
+                "axis and is the same for all samples; evaluate each value in a run of its own, or set batch_axis"
+            )
 
     def close(self) -> NpyFile:
         if self._writer is None:
@@ -102,7 +139,7 @@ class _InputSink:
         fits = len(want) == len(got) and all(a in (None, b) for a, b in zip(want, got, strict=True))
         if not fits:
             free = ["?" if size is None else size for size in want]
-            hint = ""
+            hint = _other_axis(self.spec.shape, got)
             if len(want) > 1 and None not in want and sorted(got) == sorted(filter(None, want)):
                 hint = "; the same sizes in another order: transpose the data, or correct preprocess.layout"
             shape = f"[{', '.join(map(str, free))}]"
@@ -115,6 +152,47 @@ class _InputSink:
                 f"{self._where}: {row(start)}: shape {list(got)} after {list(self._writer.row_shape)}; "
                 "all samples must have one shape: pad or resize them"
             )
+
+
+def _other_axis(shape: Sequence[int | None], got: tuple[int, ...]) -> str:
+    """Advice where a sample fits an input whose batch is on another axis than the first."""
+    for axis in range(1, len(shape)):
+        rest = (*shape[:axis], *shape[axis + 1 :])
+        if len(rest) == len(got) and all(a in (None, b) for a, b in zip(rest, got, strict=True)):
+            return f"; if the batch is on axis {axis} of the model's input, set batch_axis"
+    return ""
+
+
+def _check_known(source: Source, inputs: Sequence[TensorLike]) -> None:
+    names = [spec.name for spec in inputs]
+    for name in source.spec.constants:
+        if name not in names:
+            raise UnknownNameError("input in data.constants", name, names)
+    if source.spec.constants.keys() >= set(names):
+        raise DataError(f"{source.origin}: data.constants holds every input of the model; one must come from the data")
+
+
+def _constant(spec: TensorLike, source: Source, constant: Collection[str]) -> Array:
+    """The value of an input that the specification gives, in the input's own type and shape."""
+    where = f"{source.origin}: data.constants.{spec.name}"
+    if spec.name not in constant:
+        raise DataError(
+            f'{where}: the input has a batch axis; set batch_axis = {{ {spec.name!r} = "none" }} if it has none'
+        )
+    try:
+        value = np.array(source.spec.constants[spec.name])
+    except ValueError as error:
+        raise DataError(f"{where}: not an array ({error})") from None
+    if value.dtype.kind not in "iufb":
+        raise DataError(f"{where}: {source.spec.constants[spec.name]!r} is not a number or a list of numbers")
+    want = spec.shape[1:]
+    if len(want) != value.ndim or any(a not in (None, b) for a, b in zip(want, value.shape, strict=True)):
+        raise DataError(f"{where}: shape {list(value.shape)}, the model takes {list(want)}")
+    if value.dtype.kind == "f" and np.dtype(spec.dtype).kind == "f":
+        return value.astype(spec.dtype)
+    if value.dtype.kind in "iub" and np.dtype(spec.dtype).kind in "fiub":
+        return value.astype(spec.dtype)
+    raise DataError(f"{where}: {value.dtype}, the model takes {spec.dtype}")
 
 
 @dataclass(frozen=True)

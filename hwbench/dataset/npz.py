@@ -41,6 +41,7 @@ class NpzSource(Source):
         self._path = Path(spec.source)
         require_file(self._path, DataError, "file")
         self._headers = self._read_headers()
+        self._numbers: dict[str, Array] = {}
         self._label_name = self._label(list(self._headers))
         self.names = tuple(name for name in self._headers if name != self._label_name)
 
@@ -90,8 +91,6 @@ class NpzSource(Source):
             raise DataError(
                 f"{self._path}: array {name!r} holds {str(dtype)[:200]}, not numbers; save it as a numeric array"
             )
-        if not shape:
-            raise DataError(f"{self._path}: array {name!r} is a single number, not one row a sample")
         if 0 in shape[1:]:
             raise DataError(f"{self._path}: array {name!r} has shape {list(shape)}, so that its samples hold no number")
         if info.file_size != header.offset + math.prod(shape) * dtype.itemsize:
@@ -112,7 +111,9 @@ class NpzSource(Source):
 
     def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:
         wanted = list(dict.fromkeys([*names, *([self._label_name] if self._label_name else [])]))
-        lengths = {name: self._headers[name].shape[0] for name in wanted}
+        lengths = {name: self._headers[name].shape[0] for name in wanted if self._headers[name].shape}
+        if not lengths:
+            raise DataError(f"{self._path}: array {wanted[0]!r} is a single number, not one row a sample")
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"{self._path}: arrays differ in length ({counts})")
@@ -162,6 +163,10 @@ class NpzSource(Source):
         if isinstance(array, FortranRows):
             return array.rows(start, stop)
         header = self._headers[name]
+        if not header.shape:  # a single number, the same for all samples
+            if name not in self._numbers:
+                self._numbers[name] = np.frombuffer(self._chunk(array, name, header.dtype.itemsize), header.dtype)
+            return np.broadcast_to(self._numbers[name], stop - start)
         block = np.empty((stop - start, *header.shape[1:]), header.dtype)
         content, filled = block.reshape(-1).view(np.uint8), 0
         while filled < len(content):

@@ -31,6 +31,8 @@ def open_source(spec: DataSpec) -> Source:
     if spec.preprocess is not None and not path.is_dir() and spec.preprocess.image_only():
         key = spec.preprocess.image_only()[0]
         raise DataError(f"{spec.source}: preprocess.{key} is for image folders; prepare arrays beforehand")
+    if spec.classes is not None and not path.is_dir():
+        raise DataError(f"{spec.source}: data.classes is for image folders; the labels of other data are class numbers")
     if path.is_dir():
         return ImageFolderSource(spec)
     suffix = path.suffix.lower()

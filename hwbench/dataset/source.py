@@ -66,10 +66,12 @@ class Source(ABC):
     Attributes:
         origin: What to call the data in messages.
         names: The arrays there are, labels left out.
+        counted: How many classes there are, where labels are the places of the classes in a list of all; else None.
         loose: Whether the type numbers are stored in means nothing (tables), so that any number fits a float input.
     """
 
     loose: ClassVar[bool] = False
+    counted: int | None = None
     names: tuple[str, ...]
 
     def __init__(self, spec: DataSpec) -> None:
@@ -148,7 +150,8 @@ class Source(ABC):
             return "x" if "x" in self.names else self.names[0]
         raise DataError(
             f"{self.origin}: no array for the model's input {name!r}; there are: {', '.join(self.names) or 'none'}. "
-            f"Rename one, or say inputs = {{ {name!r} = ARRAY }}"
+            f"Rename one, or set data.inputs = {{ {name!r} = ARRAY }}; for an input that is the same for all samples, set "
+            f"data.constants = {{ {name!r} = VALUE }}"
         )
 
     def _label(self, names: Sequence[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -90,6 +90,14 @@ class DataSpec(BaseModel):
     preprocess: Preprocess | None = None
     inputs: dict[str, str] = Field(
         default_factory=dict, description="model input to the array or column it is fed from"
+    )
+    classes: dict[str, Annotated[int, Field(ge=0)]] | str | None = Field(
+        None,
+        description="image folder to the class's number, or a labels file (a name per line, or JSON); default: the folders in "
+        "alphabetical order are all the classes",
+    )
+    constants: dict[str, Any] = Field(
+        default_factory=dict, description="model input that is the same for all samples to its value (number or list)"
     )
 
 

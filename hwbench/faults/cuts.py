@@ -247,6 +247,8 @@ class GraphCutter:
         weight = self._stored(node.input[1])
         if weight is None or node.input[0] in self._derived:
             return None
+        if len(node.input) > 2 and node.input[2] and node.input[2] not in self._derived:
+            return None  # a Gemm that adds another activation: it depends on more than its input
         group = attribute(node, "group", 1)
         transposed = attribute(node, "transB", 0)
         if len(weight.dims) < 2 or (node.op_type == "MatMul" and len(weight.dims) != 2):

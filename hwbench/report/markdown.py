@@ -36,7 +36,7 @@ def render_markdown(view: View) -> str:
         f"# {escape(view.model_name)}: hardware compatibility",
         f"**{summary.conclusion(view)}**",
         "; ".join(f"{what}: {escape(profile)} ({figure})" for what, profile, figure in summary.best(view)),
-        summary.notice(view),
+        escape(summary.notice(view)),
         "## Verdicts",
         _table(summary.verdict_matrix(view)),
         "## Profiles side by side",

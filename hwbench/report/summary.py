@@ -94,11 +94,14 @@ def best(view: View) -> list[tuple[str, str, str]]:
 
 
 def notice(view: View) -> str:
-    """A warning about a run that is not complete; empty if it is."""
+    """Warnings about the run as a whole, such as that it is not complete; empty if there are none."""
     state = view.run.get("state", "complete")
-    if state == "complete":
-        return ""
-    return f"This run is {'still running' if state == 'running' else state}: only what was finished is shown."
+    warnings = [str(warning) for warning in view.run.get("warnings") or ()]
+    if state != "complete":
+        warnings.insert(
+            0, f"This run is {'still running' if state == 'running' else state}: only what was finished is shown."
+        )
+    return " ".join(warnings)
 
 
 def verdict_matrix(view: View) -> Table:

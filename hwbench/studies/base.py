@@ -91,7 +91,12 @@ class Subject:
         """
         return Job(
             task=f"hwbench.worker.tasks.{task}:run",
-            params={"model": str(self.build.model.resolve()), "inputs": case.input_files, **params},
+            params={
+                "model": str(self.build.model.resolve()),
+                "inputs": case.input_files,
+                **({"batch_axes": dict(case.model.batch_axes)} if case.model.batch_axes else {}),
+                **params,
+            },
             backend=backends.reference(self.backend),
             options={**self.options, **({} if exclusive else self.backend_type.shared_options)},
             limits=Limits(timeout_s=case.timeout_s),

@@ -39,7 +39,7 @@ class Site:
         """A value of ``built`` as the floats that the build computes with."""
         if self.scale is None:
             return value
-        return (value.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        return np.asarray((value.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale))
 
     def stored(self, end: str, value: Array, kind: np.dtype[Any]) -> Array | None:
         """A value of one of its ends as one of ``built``; None where that is not on the grid of the quantization."""

@@ -191,8 +191,10 @@ class JobContext:
     began: float = field(default_factory=time.monotonic)
 
     def load_backend(self) -> Backend:
-        """The backend this job is for."""
-        return load_backend(self.backend)
+        """The backend this job is for; its sessions know where the graph has its batch."""
+        backend = load_backend(self.backend)
+        backend.batch_axes = self.params.get("batch_axes", {})
+        return backend
 
     def in_time(self) -> Iterator[str]:
         """The variants still to do, in order, as long as one more, as long as the longest so far, ends before the deadline."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hwbench.backend import Array, Feeds, Session
+from hwbench.backend import Array, BatchAxes, Feeds, Session
 from hwbench.npy import NpyWriter, chosen_rows, content_hash, rows
 from hwbench.topk import best_classes
 from hwbench.worker.inputs import InputPerturber, chosen_inputs
@@ -156,6 +156,7 @@ class _Evaluation:
         self._changed = set(tensors)
 
     def _batches(self, variant: Mapping[str, Any]) -> Iterator[tuple[Feeds, int]]:
+        axes: BatchAxes = self._job.params.get("batch_axes", {})  # an input without a batch is no signal to disturb
         for indices, chunk in self._chosen(variant):
             for start in range(0, len(indices), self._batch):
                 count = min(self._batch, len(indices) - start)
@@ -163,6 +164,8 @@ class _Evaluation:
                 if variant["kind"] in INPUT_KINDS:
                     feeds = {
                         name: self._inputs.perturbed(variant, name, value, indices[start : start + count])
+                        if axes.get(name, 0) is not None
+                        else value
                         for name, value in feeds.items()
                     }
                 if count < self._batch:
