@@ -257,7 +257,7 @@ def _forget_placeholders(model: ir.Model) -> None:
     values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
     for value in values:
         for index, dimension in enumerate(value.shape or ()):
-            if isinstance(dimension, ir.SymbolicDim) and dimension.value and not dimension.value.isidentifier():
+            if isinstance(dimension, ir.SymbolicDim) and dimension.value and not _is_name(dimension.value):
                 _fix(value, index, None)
 
 
@@ -303,7 +303,12 @@ def _inferred_axes(
 
 def _symbols(value: onnx.ValueInfoProto) -> list[str]:
     """The symbol of each dimension; empty where there is none, or one that is no name."""
-    return [dim.dim_param if dim.dim_param.isidentifier() else "" for dim in value.type.tensor_type.shape.dim]
+    return [dim.dim_param if _is_name(dim.dim_param) else "" for dim in value.type.tensor_type.shape.dim]
+
+
+def _is_name(symbol: str) -> bool:
+    """False for a placeholder such as ``?`` or ``-1``."""
+    return any(character.isalpha() for character in symbol)
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:
