@@ -22,7 +22,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
 PLUGIN = Path(__file__).parent / "plugin_distribution"
 BACKENDS = {"onnxruntime", "openvino", "tensorrt"}
-PROFILE = 'backend = "onnx-reference"\nsummary = "What the specification says"\n[options]\ncheck_shapes = true\n'
+PROFILE = """backend = "onnx-reference"
+summary = "What the specification says"
+[options]
+check_shapes = true
+evaluator = {verbose = "0"}
+"""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,22 @@ class Environment:
 
     def run(self, program: str, *arguments: str, **variables: str) -> str:
         """Run a program of the environment; what it prints."""
+        done = self.ended(program, *arguments, **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def refusal(self, *arguments: str) -> str:
+        """The message with which hwbench refuses its arguments, on one line."""
+        done = self.ended("hwbench", *arguments)
+        assert done.returncode == 2
+        return " ".join(done.stderr.split())
+
+    def ended(self, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment to its end."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         environment |= {"HWBENCH_CACHE": str(self.folder / "cache"), **variables}
         command = [str(self.folder / "bin" / program), *arguments]
-        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +142,19 @@ def test_a_backend_from_a_distribution_of_its_own_is_used(with_plugin, few_digit
     assert (entry["status"], entry["backend"], entry["asked"]["options"]) == (
         "ok",
         "onnx-reference",
-        {"check_shapes": True},
+        {"check_shapes": True, "evaluator": {"verbose": "0"}},
     )
     table = pl.read_parquet(out / "measurements.parquet").filter(profile="specified", condition="{}")
     figures = dict(zip(table["metric"], table["value"], strict=True))
     assert figures["top1"] > 0.9
     assert 0 < figures["max_abs_error"] < 1e-3  # another implementation of the same operators
     assert figures["nodes_as_asked"] == 1
+
+
+def test_a_backend_from_a_distribution_of_its_own_has_an_allowlist(with_plugin, tmp_path):
+    profile = tmp_path / "hostile.toml"
+    profile.write_text('backend = "onnx-reference"\n[options]\nevaluator = {new_ops = "/tmp/ops.py"}\n')
+    assert "options.evaluator.new_ops: not on the backend's allowlist" in with_plugin.refusal("profiles", str(profile))
 
 
 def test_a_worker_needs_numpy_onnx_and_its_runtime_alone(wheel, few_digits, tmp_path):
