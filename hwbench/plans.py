@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,39 @@ from hwbench.record import with_note
 from hwbench.studies import Analysis, Case, Study
 from hwbench.table import Row
 from hwbench.worker.protocol import Job, JobResult
+
+# Deaths that a row's detail names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Death:
+    """The workers that died in one variant of a job, or outside of its variants.
+
+    Attributes:
+        job: The study's label of the job.
+        variant: The variant, or `hwbench.worker.protocol.WORKER`.
+        reasons: How each of them died.
+        counts: Whether the disturbance ended them, which makes it an outcome.
+    """
+
+    job: str
+    variant: str
+    reasons: tuple[str, ...]
+    counts: bool
+
+
+def describe_deaths(deaths: Sequence[Death]) -> str:
+    """A remark on workers that died."""
+    named = [
+        f"{one.variant}: {', '.join(dict.fromkeys(one.reasons))}"
+        + (", each time, and not without the fault: DUE" if one.counts else "")
+        for one in deaths[:_NAMED]
+    ]
+    more = f"; and {len(deaths) - _NAMED} more, in run.json" if len(deaths) > _NAMED else ""
+    count = sum(len(one.reasons) for one in deaths)
+    died = "1 worker died, and its work ran again" if count == 1 else f"{count} workers died, and their work ran again"
+    return f"{died} ({'; '.join(named)}{more})"
 
 
 @dataclass
@@ -99,6 +132,26 @@ class Plan:
         """
         if self.obstacle:
             return Analysis([self.study.missing("unavailable", self.obstacle)])
+        return self._with_deaths(self._analysis(results, budget), results)
+
+    def deaths(self, results: Mapping[str, JobResult]) -> list[Death]:
+        """The workers that died."""
+        return [
+            Death(label, variant, tuple(reasons), variant in result.caused)
+            for label, result in self.done(results).items()
+            for variant, reasons in result.deaths.items()
+        ]
+
+    def _with_deaths(self, analysis: Analysis, results: Mapping[str, JobResult]) -> Analysis:
+        """An analysis whose main figure's rows name the workers that died."""
+        deaths, rows = self.deaths(results), analysis.rows
+        if not deaths or not rows:
+            return analysis
+        main = [row for row in rows if row.metric == self.study.headline] or rows
+        note = describe_deaths(deaths)
+        return replace(analysis, rows=[with_note(row, note) if row is main[0] else row for row in rows])
+
+    def _analysis(self, results: Mapping[str, JobResult], budget: str) -> Analysis:
         finished = self.done(results)
         if not self.is_cut(results):
             return self.study.measure(self.case, self.settings, finished)

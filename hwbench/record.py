@@ -19,6 +19,8 @@ from hwbench.targets.limits import LimitSupport, mechanism
 
 INTERLEAVED = "interleaved"
 """Key in ``run.json``: the name of the measurement that several runs were launched in, block by block."""
+DEATHS = "worker_deaths"
+"""Key in ``run.json``: the workers that died, by profile, study, job and variant; absent where none did."""
 
 
 def first_record(prepared: Prepared) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hwbench.plans import Plan, plan_studies
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
 from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
-from hwbench.record import INTERLEAVED, chance_warning, finite, first_record, now, with_factor
+from hwbench.record import DEATHS, INTERLEAVED, chance_warning, finite, first_record, now, with_factor
 from hwbench.reference import settle_labels, try_reference
 from hwbench.scheduler import Running, Scheduler
 from hwbench.store import RunDirectory
@@ -368,6 +368,9 @@ class _Run:
     def _analyse(self, plan: Plan) -> None:
         results, began = plan.done(self._results), time.monotonic()
         analysis = plan.analysis(self._results, self._budget.name)
+        about = {"profile": plan.case.profile.name, "study": plan.study.name}
+        for death in plan.deaths(self._results):
+            self.record.setdefault(DEATHS, []).append(about | vars(death))
         self._budget.charge(ANALYSIS, time.monotonic() - began)
         subject = plan.case.subject
         for file in analysis.files:

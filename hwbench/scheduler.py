@@ -148,6 +148,6 @@ class Scheduler:
             seconds = time.monotonic() - began
             self.budget.charge(purpose, seconds)
             self.costs.learn(job, result, seconds)
-            if result.ok and not result.unfinished:
+            if result.is_final:
                 result.store()
         return result

@@ -56,7 +56,7 @@ def test_a_job_that_was_cut_is_judged_by_what_it_did(tmp_path):
 
 
 def test_a_golden_run_times_its_session(tmp_path):
-    lines = [{"start": "golden", "at": 3.0}, {"done": "golden", "data": {}, "at": 8.0}]
+    lines = [{"start": "golden", "at": 3.0, "clock": 13.0}, {"done": "golden", "data": {}, "at": 8.0, "clock": 18.0}]
     (tmp_path / PROGRESS_FILE).write_text("".join(f"\n{json.dumps(line)}\n" for line in lines))
     job = Job(
         "hwbench.worker.tasks.evaluate:run", {**BASE, "variants": {"golden": {"kind": "golden"}}}, variants=("golden",)

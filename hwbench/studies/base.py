@@ -22,6 +22,7 @@ from hwbench.model import Model
 from hwbench.profile import Profile
 from hwbench.registry import Registry
 from hwbench.table import Row
+from hwbench.worker.perturb import FAULT_KINDS
 from hwbench.worker.protocol import LOCAL, Job, JobResult, Limits
 
 LEVEL = 0.95
@@ -185,7 +186,8 @@ class Case:
             keep="top" if top else "full",
             variants={name: dict(variant) for name, variant in variants.items()},
         )
-        return replace(job, variants=tuple(variants))
+        control = any(variant["kind"] in FAULT_KINDS for variant in variants.values())
+        return replace(job, variants=tuple(variants), control=control)
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,18 @@ class BitFlipsStudy(Study):
                 [self.missing("error", "the golden output was not the same, bit for bit, after the faults were undone")]
             )
         golden = sampling.golden(results)
-        found = sampling.sweeps(results, golden)
-        if not found:
+        found, failures = sampling.sweeps(results, golden), sampling.failures(results)
+        if not found and not failures:
             return Analysis([self.missing("skipped", NO_DRAWS)])
         sweeps = {ber: found[_name(ber)] for ber in _rates(case, settings) if _name(ber) in found}
         rows: list[Row] = []
         for ber, sweep in sweeps.items():
             rows.extend(_outcomes(case, sweep, condition(ber=ber)))
+        for ber in _rates(case, settings):
+            if _name(ber) in failures:
+                status, detail = failures[_name(ber)]
+                metric = "due_rate" if case.data.labels is None else "accuracy_drop"
+                rows.append(Row(self.name, metric, condition(ber=ber), status=status, detail=detail))
         if case.data.labels is None:
             rows.append(self.missing("unavailable", NO_LABELS))
         else:
@@ -110,7 +115,9 @@ class BitFlipsStudy(Study):
             for ber, sweep in sweeps.items():
                 losses[ber] = loss(case, sweep, golden)
                 rows.extend(self._accuracy(case, sampling, ber, sweep, golden, losses[ber]))
-            rows.append(_tolerated(case, settings, losses, sweeps))
+            rows += [self.missing(*failure) for failure in list(failures.values())[:1]] or [
+                _tolerated(case, settings, losses, sweeps)
+            ]
         rows += coverage_rows(self.name, case)
         return Analysis(rows, parts={"draws": _draws(case, sweeps)})
 

@@ -73,7 +73,7 @@ def shard_job(case: Case, settings: FaultsSettings, part: pl.DataFrame, inputs: 
 def alone_job(case: Case, settings: FaultsSettings, part: pl.DataFrame, inputs: Array | None = None) -> Job:
     """The job of a shard whose worker died: its trials one by one."""
     job = shard_job(case, settings.model_copy(update={"segmented": False}), part, inputs)
-    return replace(job, variants=(LOST, *(str(at) for at in range(part.height))))
+    return replace(job, variants=(LOST, *(str(at) for at in range(part.height))), control=True)
 
 
 def counted_alone(result: JobResult, n: int) -> tuple[np.ndarray[Any, Any], ...]:

@@ -271,7 +271,7 @@ class CapTrials:
 
     def _own(self, job: Job, cap: int, timeout_s: float) -> Job:
         limits = replace(self.case.profile.target.limits(min(timeout_s, self.case.timeout_s)), memory_mib=cap)
-        return replace(job, limits=limits, own_copy=str(self.own_copy.folder))
+        return replace(job, limits=limits, own_copy=str(self.own_copy.folder), may_time_out=True)
 
 
 def survey(case: Case, settings: LeastMemorySettings) -> Job:

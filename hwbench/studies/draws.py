@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from hwbench.stats.unseen import Sampled
 from hwbench.studies.base import Case, Interim
 from hwbench.studies.design import PILOT, UPDATE_COST, Design, Look
 from hwbench.studies.sweep import Drawn, Golden, Sweep, bounds, gather, mean_loss, own_golden, share
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.table import Row
+from hwbench.worker.protocol import Job, JobResult, JobStatus
 
 _BYTES_PER_JOB = 1 << 32
 """Bytes of stored numbers that one job's passes read, about: the draws of a large model are cut into more jobs, so that a run
@@ -119,6 +120,15 @@ class Sampling:
         """The draws of every setting that has any, by its name, even if its sampling did not reach its goal."""
         return _Progress(self, results, golden).sweeps()
 
+    def failures(self, results: Mapping[str, JobResult]) -> dict[str, tuple[JobStatus, str]]:
+        """The settings without figures, because workers died or failed in a draw and its disturbance is not the reason."""
+        return _Progress(self, results, None).failures
+
+    def failure_rows(self, study: str, metric: str, results: Mapping[str, JobResult]) -> Iterator[Row]:
+        """The rows of `failures`, for levels that are named by their condition."""
+        for setting, (status, detail) in self.failures(results).items():
+            yield Row(study, metric, setting, status=status, detail=detail)
+
     def measure(self, sweep: Sweep) -> Sampled | None:
         """The figure that decides when a setting has enough draws; None where none of its figures is bounded."""
         if sweep.losses is not None:
@@ -133,7 +143,7 @@ class Sampling:
             or not any(results[label].ok for label in self.labels(results))
         ):
             return False
-        return len(self.sweeps(results, self.golden(results))) == len(self.levels)
+        return len(self.sweeps(results, self.golden(results))) + len(self.failures(results)) == len(self.levels)
 
     def interim(self, results: Mapping[str, JobResult]) -> Interim:
         """Draws done and planned."""
@@ -231,10 +241,23 @@ class _Progress:
             measured = self.sampling.measure(found[level.name])
             if measured is not None and not self.sampling.design.decided(measured):
                 going.add(level.group)
-        return [level for level in levels if level.group in going]
+        return [level for level in levels if level.group in going and level.name in found]
+
+    @cached_property
+    def failures(self) -> dict[str, tuple[JobStatus, str]]:
+        found: dict[str, tuple[JobStatus, str]] = {}
+        for label in self.sampling.labels(self.results):
+            failed = self.results[label].unexplained
+            for draw, level in product(_draws_of(label), self.sampling.levels) if failed else ():
+                if (name := level.of_draw(draw)) in failed:
+                    status, detail = failed[name]
+                    found.setdefault(level.name, (status, f"{name}: {detail}"))
+        return found
 
     def _sweep(self, level: Level, rounds: Sequence[Round]) -> Sweep | None:
         """One setting's draws in some rounds, with the error probabilities of the last look that it had; None without any."""
+        if level.name in self.failures:
+            return None
         drawn, tails = [], rounds[0].look.tails
         for one in rounds:
             if level not in one.levels:

@@ -28,13 +28,12 @@ from hwbench.studies.fault_draws import BLOCK, Array, drawn, input_order
 from hwbench.studies.faults_settings import FaultsSettings
 from hwbench.table import Row, condition
 from hwbench.worker.outcomes import COLUMNS
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import DEATHS, Job, JobResult
 from hwbench.worker.tasks.campaign import LOST
 
 DEFAULT_TRIALS = 1000
 # Trials of the first stage, about, where a budget may end a campaign of a given number of them after any stage.
 _FIRST = 125
-_DEATHS = ("crash", "timeout", "oom")
 _ENDS = {
     "ok": "loaded the damaged file and gave outputs",
     "refused": "the runtime refused the damaged file: DUE on every input",
@@ -95,7 +94,7 @@ class Campaign:
                     counts[places], errors[places], losses[places] = counted
             elif name not in results:
                 wanted[name] = shard_job(case, settings, part, self.inputs)
-            elif results[name].status in _DEATHS and not in_artefact(part):
+            elif results[name].status in DEATHS and not in_artefact(part):
                 wanted[f"alone-{name}"] = alone_job(case, settings, part, self.inputs)
             elif results[name].ok:
                 counts[places], errors[places] = results[name].array("counts"), results[name].array("max_abs_error")
@@ -190,7 +189,7 @@ class FaultsStudy(Study):
         kept = {name: result for name, result in results.items() if f"alone-{name}" not in results}
         for name, result in kept.items():
             for trial, (status, detail) in result.failed.items():
-                if status not in _DEATHS or trial == LOST:  # the fault-free build's own end is no trial's outcome
+                if trial not in result.caused or trial == LOST:  # not the fault's doing, so not an outcome
                     return Analysis([self.missing(status, f"{name}, trial {trial}: {detail}")])
         return super().measure(case, settings, kept)
 

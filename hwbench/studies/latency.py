@@ -48,7 +48,7 @@ class LatencyStudy(LaunchStudy):
     def analyse(self, case: Case, settings: LaunchSettings, results: Mapping[str, JobResult]) -> Analysis:
         """p50, p90 and p99 in milliseconds, their ratios to the baseline, and the time that loading takes."""
         own = self._series(case, settings, results)
-        if not own.launches:
+        if own.failure is not None or not own.launches:
             status, reason = own.failure or ("error", "no launch was made")
             return Analysis([self.missing(status, reason)])
         setting = condition(batch=own.batch)

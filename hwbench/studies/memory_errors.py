@@ -21,7 +21,7 @@ from hwbench.studies.memory_errors_settings import USUAL_CHIPS, MemoryErrorsSett
 from hwbench.studies.outputs import row
 from hwbench.studies.sweep import Golden, Sweep, bounds, figure, finite_rows, loss, per_draw, rate, sampled
 from hwbench.table import NO_LABELS, Row, condition
-from hwbench.worker.protocol import Job, JobResult
+from hwbench.worker.protocol import Job, JobResult, JobStatus
 
 _NAME = "memory_errors"
 _COUNTS = ("corrected", "detected", "miscorrected", "undetected")
@@ -97,14 +97,20 @@ class MemoryErrorsStudy(Study):
             )
         golden = sampling.golden(results)
         sweeps = sampling.sweeps(results, golden)
-        if not sweeps:
+        failures = sampling.failures(results)
+        if not sweeps and not failures:
             return Analysis([self.missing("skipped", NO_DRAWS)])
         labelled = case.data.labels is not None
         rows: list[Row] = []
         records: list[dict[str, Any]] = []
         overheads: dict[Stack, float] = {}
         for point in settings.points:
-            measured = [_Measured(point, stack, sweeps[_name(point, stack)]) for stack in settings.stacks]
+            rows += _failed(point, settings, failures)
+            measured = [
+                _Measured(point, stack, sweeps[_name(point, stack)])
+                for stack in settings.stacks
+                if _name(point, stack) not in failures
+            ]
             for one in measured:
                 rows += [*_outcomes(case, one), *_memory(one)]
                 rows += (
@@ -163,6 +169,16 @@ def _sampling(case: Case, settings: MemoryErrorsSettings) -> Sampling:
     return Sampling(case, "chips", levels, design)
 
 
+def _failed(
+    point: Point, settings: MemoryErrorsSettings, failures: Mapping[str, tuple[JobStatus, str]]
+) -> Iterator[Row]:
+    """Rows of what has no figures, because of dead workers."""
+    for stack in settings.stacks:
+        if (name := _name(point, stack)) in failures:
+            status, detail = failures[name]
+            yield Row(_NAME, "accuracy_drop", condition(**point.setting, **_named(stack)), status=status, detail=detail)
+
+
 def _outcomes(case: Case, one: _Measured) -> Iterator[Row]:
     if one.sweep.changed is not None:
         yield row(_NAME, "sdc_rate", rate(case, one.sweep, one.sweep.changed), "ratio", one.condition)
@@ -206,7 +222,7 @@ def _said(one: _Measured) -> str:
 
 def _bought(case: Case, bare: _Measured, one: _Measured) -> Iterator[Row]:
     """The accuracy drop without protection minus that with it, on the same chips and inputs."""
-    if one is not bare:
+    if one.stack and not bare.stack:
         detail = f"accuracy_drop without protection minus with it, at {100 * one.overhead:.3g} % more storage"
         yield row(
             _NAME, "drop_avoided", _avoided(case, bare.sweep, one.sweep), case.primary.unit, one.condition, detail

@@ -101,6 +101,7 @@ class NoiseStudy(Study):
                 why = "the golden output was not the same, bit for bit, after the noise was undone"
                 return Analysis([self.missing("error", why)])
             rows.extend(self._rows(case, sampling, results))
+            rows.extend(sampling.failure_rows(self.name, self.headline, results))
         return Analysis(rows or [self.missing("skipped", NO_DRAWS)])
 
     def _rows(self, case: Case, sampling: Sampling, results: Mapping[str, JobResult]) -> Iterator[Row]:

@@ -61,7 +61,7 @@ class ThroughputStudy(LaunchStudy):
         swept, measured = _swept(case, settings), self._all(case, settings, results)
         for name, own in measured.items():
             setting = _setting(*swept[name])
-            if not own.launches:
+            if own.failure is not None or not own.launches:
                 status, reason = own.failure or ("error", "no launch was made")
                 rows.append(replace(self.missing(status, reason), condition=condition(**setting)))
                 continue
@@ -100,7 +100,7 @@ class ThroughputStudy(LaunchStudy):
         pairs = {
             condition(**_setting(*swept[name]), to=to): (own, other[name])
             for name, own in self._all(case, settings, results).items()
-            if name in other
+            if name in other and own.failure is None
         }
         fastest = _fastest(other)
         if fastest is not None:
@@ -113,7 +113,7 @@ class ThroughputStudy(LaunchStudy):
 
 
 def _fastest(points: Mapping[str, Series]) -> tuple[str, Series] | None:
-    measured = {name: own for name, own in points.items() if own.launches}
+    measured = {name: own for name, own in points.items() if own.launches and own.failure is None}
     return max(measured.items(), key=lambda item: item[1].figure(pace(item[1].batch)).value, default=None)
 
 

@@ -244,6 +244,8 @@ def _measured(case: Case, found: _Found, results: Results) -> Iterator[tuple[int
 def _problem(results: Results) -> str:
     """What shows that the measurement itself cannot be trusted; empty if nothing does."""
     for label, result in results.items():
+        for variant, (status, detail) in result.unexplained.items():
+            return f"{label}, {variant}: {status}: {detail}"
         checks = result.data.get("checks", {})
         restored = result.data.get("restored", True) and (
             checks.get("golden_restored", True) or not checks["segmented"]

@@ -209,6 +209,8 @@ def _placed(sent: Mapping[str, Any], depot: Depot, home: Path) -> Job:
         job["options"],
         Limits(**job["limits"]),
         variants=tuple(job["variants"]),
+        control=job["control"],
+        may_time_out=job["may_time_out"],
     )
 
 

@@ -26,6 +26,7 @@ class Ending:
         data: What the task returned.
         usage: What the worker and its limits accounted.
         stopped: Whether it was killed because `Limits.stop_s` was over.
+        died: Whether something else than its work may have ended it: it left no result, or memory was short without a cap.
     """
 
     status: JobStatus
@@ -33,6 +34,12 @@ class Ending:
     data: Mapping[str, Any] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
+    died: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The reason in one line."""
+        return (self.detail or self.status).partition("\n")[0]
 
 
 def classify(folder: Path, returncode: int, limits: Limits, enforced: Mapping[str, Any], timed_out: bool) -> Ending:
@@ -51,9 +58,10 @@ def classify(folder: Path, returncode: int, limits: Limits, enforced: Mapping[st
         status, detail = result["status"], result["detail"]
         if (status == "error" and killed_for_memory) or (status == "oom" and "cap_mib" in enforced):  # maybe of a child
             status, detail = "oom", f"{_beyond(enforced)}: {detail}"
-        return Ending(status, detail, result["data"], {**result["usage"], **enforced})
+        died = status == "oom" and "cap_mib" not in enforced
+        return Ending(status, detail, result["data"], {**result["usage"], **enforced}, died=died)
     status, detail = _died(_tail(folder / STDERR_FILE), returncode, limits, enforced, timed_out, killed_for_memory)
-    return Ending(status, detail, usage=enforced)
+    return Ending(status, detail, usage=enforced, died=status != "oom" or "cap_mib" not in enforced)
 
 
 def _died(

@@ -20,6 +20,7 @@ from hwbench.targets import Target, cgroups, systemd
 from hwbench.targets.ending import STDERR_FILE, Ending, classify
 from hwbench.targets.limits import Enforcement
 from hwbench.targets.own_copy import OwnCopy
+from hwbench.targets.reruns import VariantRuns, run_whole
 from hwbench.telemetry import NO_TELEMETRY
 from hwbench.worker.protocol import (
     JOB_FILE,
@@ -29,7 +30,6 @@ from hwbench.worker.protocol import (
     STOPPED,
     Job,
     JobResult,
-    JobStatus,
     Progress,
     write_json,
 )
@@ -68,11 +68,13 @@ class LocalTarget(Target):
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)
+        deadline = _deadline(job)
+
+        def worker(variants: Sequence[str]) -> Ending:
+            return self._run_worker(job, variants, folder, deadline)
+
         try:
-            if job.variants:
-                return self._run_variants(job, folder)
-            ending = self._run_worker(job, (), folder, _deadline(job))
-            return JobResult(ending.status, folder, ending.data, ending.detail, usage=ending.usage)
+            return VariantRuns(job, folder, worker).run() if job.variants else run_whole(job, folder, worker)
         except UnavailableError as error:
             return JobResult("unavailable", folder, detail=str(error))
 
@@ -82,34 +84,6 @@ class LocalTarget(Target):
             self._stopped = True
             for pid in self._running:
                 os.killpg(pid, signal.SIGKILL)
-
-    def _run_variants(self, job: Job, folder: Path) -> JobResult:
-        """Start workers until every variant is finished or has failed."""
-        failed: dict[str, tuple[JobStatus, str]] = {}
-        data: dict[str, Any] = {}
-        usage: dict[str, Any] = {}
-        finished: dict[str, Any] = {}
-        unfinished: list[str] = []
-        deadline = _deadline(job)
-        while left := [name for name in job.variants if name not in failed and name not in finished]:
-            ending = self._run_worker(job, left, folder, deadline)
-            progress = Progress.read(folder)
-            data |= ending.data
-            usage = _highest(usage, ending.usage)
-            now = {**progress.finished, **ending.data.get("variants", {})}
-            lost = [name for name in left if name not in now]
-            if ending.stopped or (ending.status == "ok" and lost and deadline is not None):
-                unfinished, finished = lost, now
-                break
-            failed |= _failures(ending, lost, progress.current, advanced=len(now) > len(finished))
-            finished = now
-        data["variants"] = finished
-        if finished:
-            return JobResult("ok", folder, data, "", failed, usage, unfinished)
-        if unfinished:
-            return JobResult("unavailable", folder, data, ending.detail, failed, usage, unfinished)
-        status, detail = next(iter(failed.values()))
-        return JobResult(status, folder, data, detail, failed, usage)
 
     def _run_worker(self, job: Job, variants: Sequence[str], folder: Path, deadline: float | None) -> Ending:
         """Run one worker from its start to its classified end, which the deadline on the monotonic clock may bring."""
@@ -124,11 +98,15 @@ class LocalTarget(Target):
                 command, environment = own.command(command), own.environment(environment)
                 own.drop()
             command = enforcement.wrap(command)
-            progress = folder / PROGRESS_FILE if job.variants else None  # a task's own phases give it no more time
-            returncode, timed_out = self._wait(command, environment, folder, job.limits.timeout_s, progress, deadline)
+            since_start = job.may_time_out
+            returncode, timed_out = self._wait(
+                command, environment, folder, job.limits.timeout_s, deadline, since_start=since_start
+            )
             ending = classify(folder, returncode, job.limits, enforcement.usage(), timed_out)
         stopped = timed_out and deadline is not None and time.monotonic() >= deadline
-        return replace(ending, status="unavailable", detail=STOPPED, stopped=True) if stopped else ending
+        if stopped:
+            return replace(ending, status="unavailable", detail=STOPPED, stopped=True, died=False)
+        return ending
 
     def _wait(
         self,
@@ -136,8 +114,9 @@ class LocalTarget(Target):
         environment: Mapping[str, str],
         folder: Path,
         timeout_s: float,
-        progress: Path | None,
         deadline: float | None,
+        *,
+        since_start: bool,
     ) -> tuple[int, bool]:
         """Run a command in its own process group; whatever happens, nothing of the group outlives this call.
 
@@ -149,7 +128,7 @@ class LocalTarget(Target):
         try:
             descriptor = os.pidfd_open(process.pid)
             try:
-                timed_out = not _ends(descriptor, progress, timeout_s, deadline)
+                timed_out = not _ends(descriptor, None if since_start else folder, timeout_s, deadline)
             finally:
                 os.close(descriptor)
         finally:
@@ -185,25 +164,29 @@ def _deadline(job: Job) -> float | None:
     return None if job.limits.stop_s is None else time.monotonic() + job.limits.stop_s
 
 
-def _ends(descriptor: int, progress: Path | None, timeout_s: float, deadline: float | None) -> bool:
+def _ends(descriptor: int, folder: Path | None, timeout_s: float, deadline: float | None) -> bool:
     """Sleep in the kernel until a process ends, or takes longer than the limit since its start or its last progress.
+
+    All on the monotonic clock, which the worker's records hold too: the wall clock may be set while a worker runs.
 
     Args:
         descriptor: The process's.
-        progress: The file to which it adds what it begins and finishes; None if only its start counts.
+        folder: The job's, where the worker records its progress; None if only its start counts.
         timeout_s: The limit.
-        deadline: When it must have ended in any case, on the monotonic clock.
+        deadline: When it must have ended in any case.
 
     Returns:
         Whether it has ended.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    start, left, until = time.time(), timeout_s, math.inf if deadline is None else deadline
-    while not poll.poll(max(0.0, min(left, until - time.monotonic())) * 1000):
-        last = max(start, progress.stat().st_mtime) if progress and progress.exists() else start
-        left = min(timeout_s, last + timeout_s - time.time())
-        if left <= 0 or time.monotonic() >= until:
+    start, until = time.monotonic(), math.inf if deadline is None else deadline
+    late = start + timeout_s
+    while not poll.poll(max(0.0, min(late, until) - time.monotonic()) * 1000):
+        now = time.monotonic()
+        last = Progress.read(folder).last if folder else None
+        late = timeout_s + max(start, min(now, last or start))
+        if now >= min(late, until):
             return False
     return True
 
@@ -218,32 +201,3 @@ def _job_file(job: Job, variants: Sequence[str]) -> dict[str, Any]:
         "variants": list(variants),
         "processors": job.limits.processors,
     }
-
-
-def _failures(
-    ending: Ending, lost: Sequence[str], current: str | None, advanced: bool
-) -> dict[str, tuple[JobStatus, str]]:
-    """Which of the variants that a worker left unfinished have failed; the next worker does the others.
-
-    Args:
-        ending: How the worker ended.
-        lost: The variants it left unfinished.
-        current: The variant it was in, if it was in one.
-        advanced: Whether it finished any.
-    """
-    if ending.status == "ok":
-        return dict.fromkeys(lost, ("error", "the task ended without it"))
-    failure = (ending.status, ending.detail)
-    if ending.status != "unavailable" and current is not None and current in lost:
-        return {current: failure}
-    if ending.status != "unavailable" and advanced:
-        return {}
-    return dict.fromkeys(lost, failure)  # the next worker would end the same way
-
-
-def _highest(*usages: Mapping[str, Any]) -> dict[str, Any]:
-    """The accounts of several workers as one: the highest of every figure, the last of everything else."""
-    merged: dict[str, Any] = {}
-    for name, value in (item for usage in usages for item in usage.items()):
-        merged[name] = max(merged[name], value) if name in merged and not isinstance(value, str) else value
-    return merged

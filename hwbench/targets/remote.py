@@ -247,4 +247,6 @@ def _fields(job: Job) -> dict[str, Any]:
         "options": dict(job.options),
         "limits": asdict(job.limits),
         "variants": list(job.variants),
+        "control": job.control,
+        "may_time_out": job.may_time_out,
     }

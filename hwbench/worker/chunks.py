@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ class Chunks:
     Args:
         params: A task's parameters ``inputs``, ``n``, ``chunk``, ``output`` and ``batch``; ``order`` and ``ranges`` where
             trials run over some of the inputs (`hwbench.worker.tasks.campaign`).
+        alive: Called after every batch that ran.
     """
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
+    def __init__(self, params: Mapping[str, Any], alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
         self._files = {name: Path(path) for name, path in params["inputs"].items()}
         self.n: int = params["n"]
         self.size: int = params["chunk"]
@@ -78,6 +80,7 @@ class Chunks:
             short = size - count_of(part)
             full = {each: np.concatenate([value, np.repeat(value[-1:], short, axis=0)]) for each, value in part.items()}
             parts.append(session.run(full)[name or self._output][: size - short])
+            self._alive()
         return np.concatenate(parts)
 
     def store(self, session: Session, folder: Path) -> Path:

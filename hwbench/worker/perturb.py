@@ -47,6 +47,8 @@ Variant = Mapping[str, Any]
 ErrorBits = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 WEIGHT_KINDS = frozenset({"bit_errors", "memory_errors", "faults", "weight_noise"})
+# Those that may make the runtime itself crash or run without end; noise does not change what a build computes with.
+FAULT_KINDS = frozenset({"bit_errors", "memory_errors", "faults"})
 RATE_KINDS = frozenset({"bit_errors", "memory_errors"})
 INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
 KINDS = WEIGHT_KINDS | INPUT_KINDS | {"golden"}

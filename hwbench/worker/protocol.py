@@ -24,6 +24,10 @@ DONE_FILE = "done.json"
 # In the data of a job that ended in error: what the user gave was refused, rather than something broken.
 REFUSED = "refused"
 PROGRESS_FILE = "progress.jsonl"
+# What stands before a variant's name in the name of its control: the same variant without its disturbance.
+CONTROL = "control of "
+# The least time between two signs of life, in seconds.
+_BEAT_S = 1.0
 # Detail of a job that ended because its `Limits.stop_s` was over, with nothing to show for it.
 STOPPED = "ended by the run's budget"
 # The machine hwbench itself runs on, as `Job.machine` names it.
@@ -41,6 +45,10 @@ _OUT_OF_MEMORY = (
 )
 
 JobStatus = Literal["ok", "error", "unavailable", "timeout", "oom", "crash"]
+# Ends of a worker that did not end by itself.
+DEATHS: tuple[JobStatus, ...] = ("crash", "timeout", "oom")
+# In `JobResult.deaths`: the job as a whole, or what is between its variants.
+WORKER = "worker"
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Limits:
         cpu_quota: Processor time it may use per second of wall time, in cores.
         processors: The processors it may run on, by their numbers; None for those that hwbench may use itself.
         timeout_s: Wall time after which a worker is killed, in seconds, from its start or from when it last began or finished
-            a variant: how many variants a job has is no reason to fail one of them.
+            a variant, or gave a sign of life within one: how much a job has to do is not a reason to fail it.
         stop_s: Wall time after which the job ends, in seconds, with the variants that are finished; None for as long as it
             takes. The budget of a run sets it.
     """
@@ -76,7 +84,10 @@ class Job:
         limits: What the process tree may use.
         exclusive: Whether it must run alone on the machine (it measures time or memory).
         variants: Names of the parts of the job that are run, and stored, one after the other. A worker that dies in one
-            of them is started again after it, so that a crash costs that variant alone.
+            of them is started again for it alone, and then for the rest, so that a crash costs that variant alone.
+        control: Whether the disturbance of a variant may itself end the worker. The task then knows every variant's control
+            too, named with `CONTROL`, which runs where the variant's worker died each time.
+        may_time_out: Whether a time-out is a result of the job; its limit then counts from the start.
         identity: Content hashes that stand for the files named in ``params``, so that equal work has an equal key
             wherever its files lie; keys of ``params`` whose values are paths, to those hashes.
         files: The files that ``params`` name, and those that must lie beside them (external data): what travels to another
@@ -95,6 +106,8 @@ class Job:
     limits: Limits = Limits()
     exclusive: bool = False
     variants: tuple[str, ...] = ()
+    control: bool = False
+    may_time_out: bool = False
     identity: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     machine: Mapping[str, str] = field(default_factory=lambda: LOCAL)
@@ -122,12 +135,14 @@ class JobResult:
     """How a job ended.
 
     Attributes:
-        status: ok, or the classified end. A job with variants is ok if one of them was carried out; the others are in
-            ``failed``.
+        status: ok, or the classified end. A job with variants is ok if one of them ran, or ended its worker by its own
+            disturbance; the others are in ``failed``.
         folder: Where its arrays lie.
         data: What the task returned; the data of each variant under ``"variants"``.
         detail: The reason where the status is not ok.
-        failed: Variant to (status, reason), for the variants in which the worker died.
+        failed: Variant to (status, reason), for the variants that failed: each worker that ran one died, or it ended in error.
+        caused: Those of the failed variants whose disturbance ended the workers: their controls ran.
+        deaths: Variant, or `WORKER` for what happened outside of one, to the reasons of the deaths of its workers.
         unfinished: Variants that were not run because `Limits.stop_s` was over.
         usage: Memory, in MiB. From the worker itself: ``peak_mib`` (its highest resident set), ``anon_mib`` and
             ``file_mib`` (its resident set at the end), ``children_peak_mib`` where it had children. Under a limit:
@@ -140,6 +155,8 @@ class JobResult:
     data: Mapping[str, Any] = field(default_factory=dict)
     detail: str = ""
     failed: Mapping[str, tuple[JobStatus, str]] = field(default_factory=dict)
+    caused: Sequence[str] = ()
+    deaths: Mapping[str, Sequence[str]] = field(default_factory=dict)
     usage: Mapping[str, Any] = field(default_factory=dict)
     unfinished: Sequence[str] = ()
 
@@ -147,6 +164,17 @@ class JobResult:
     def ok(self) -> bool:
         """Whether it was carried out, but for the variants in `failed` and `unfinished`."""
         return self.status == "ok"
+
+    @property
+    def unexplained(self) -> dict[str, tuple[JobStatus, str]]:
+        """The failed variants whose disturbance is not the cause: errors, never outcomes."""
+        return {name: failure for name, failure in self.failed.items() if name not in self.caused}
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job need not run again when the run is resumed: it is complete, and nothing else ended its workers."""
+        died = any(status in DEATHS for status, _ in self.unexplained.values())
+        return self.ok and not self.unfinished and not died
 
     def store(self) -> None:
         """Keep this result in its folder, so that `load` finds it after an interruption."""
@@ -189,6 +217,7 @@ class JobContext:
     variants: tuple[str, ...] = ()
     deadline: float | None = None
     began: float = field(default_factory=time.monotonic)
+    _beats: list[float] = field(default_factory=lambda: [0.0])
 
     def load_backend(self) -> Backend:
         """The backend this job is for; its sessions know where the graph has its batch."""
@@ -214,12 +243,20 @@ class JobContext:
         """Say that ``variant`` is finished and keep its data (JSON), whatever happens to the worker later."""
         self._record({"done": variant, "data": dict(data)})
 
+    def alive(self) -> None:
+        """Record that a part of the work is done, from which the time limit counts anew; cheap enough for every batch."""
+        now = time.monotonic()
+        if now - self._beats[0] >= _BEAT_S:
+            self._beats[0] = now
+            self._record({"alive": True})
+
     def save(self, name: str, array: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Write an array that `JobResult.array` reads back."""
         np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
 
     def _record(self, line: Mapping[str, Any]) -> None:
-        line = {**line, "at": time.monotonic() - self.began}
+        now = time.monotonic()
+        line = {**line, "at": now - self.began, "clock": now}
         # One unbuffered write; the newline before it ends what a killed worker may have left half written.
         with (self.folder / PROGRESS_FILE).open("ab", buffering=0) as file:
             file.write(b"\n" + json.dumps(line).encode() + b"\n")
@@ -234,31 +271,43 @@ class Progress:
         current: The variant that was started and not finished; None between variants.
         load_s: Seconds from the first worker's start to its first variant; None before it.
         seconds: Variant to the seconds it took, for those that are finished.
+        silence: Variant to the longest time within it that passed without a sign of life, for those that are finished.
+        last: Time of the last record, on the monotonic clock; None before the first.
     """
 
     finished: Mapping[str, Any]
     current: str | None
     load_s: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    silence: Mapping[str, float] = field(default_factory=dict)
+    last: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
         """What the workers of the job in ``folder`` have recorded."""
-        path = folder / PROGRESS_FILE
         finished: dict[str, Any] = {}
         seconds: dict[str, float] = {}
-        current, load_s, began = None, None, 0.0
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # empty, or cut off by the worker's death
-            current = record.get("start")
+        silence: dict[str, float] = {}
+        current, load_s, began, longest, last = None, None, 0.0, 0.0, None
+        for record in _records(folder / PROGRESS_FILE):
+            longest, last = max(longest, record["clock"] - (last or record["clock"])), record["clock"]
             if "done" in record:
-                finished[record["done"]], seconds[record["done"]] = record["data"], record["at"] - began
-            else:
-                load_s, began = record["at"] if load_s is None else load_s, record["at"]
-        return cls(finished, current, load_s, seconds)
+                current, name = None, record["done"]
+                finished[name], seconds[name], silence[name] = record["data"], record["at"] - began, longest
+            elif "start" in record:
+                load_s, began, longest = record["at"] if load_s is None else load_s, record["at"], 0.0
+                current = record["start"]
+        return cls(finished, current, load_s, seconds, silence, last)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a progress file, but for those that a worker's death cut off."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        yield record
 
 
 class ProtocolError(HwbenchError):

@@ -78,6 +78,17 @@ class Rebuilds:
             for tensor, some in between.items():
                 self._between(cutter, tensor, some, golden)
 
+    def control(self, trial: int) -> None:
+        """Run a trial's inputs through a build of the same kind that holds no fault, and count nothing."""
+        tensor = self._faults[trial].tensor
+        changed = [] if names.activation_of(tensor) is not None else [tensor]
+        stored = stored_initializers(onnx.load(self._model)) if changed else {}
+        with self._backend.compile(self._model, self._options, changed) as session:
+            for _, feeds in self._chunks.of(trial):
+                for name in changed:
+                    session.update(name, stored[name])
+                self._chunks.outputs(session, feeds)
+
     def lost(self) -> list[dict[str, Any]]:
         """The record of each trial (`Outcomes.record`) if it loses every input."""
         with self._backend.compile(self._model, self._options) as session:
@@ -154,7 +165,7 @@ def attempted(run: Callable[[], Array]) -> Array | None:
     """What a faulty build gives; None where it cannot be loaded or run."""
     try:
         return run()
-    except MemoryError:
+    except (MemoryError, OSError):  # the machine's doing: memory, or a disk that is full
         raise
     except Exception:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
         return None

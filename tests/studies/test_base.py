@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from hwbench.studies import studies
 from hwbench.studies.base import GOLDEN
+from hwbench.table import condition
 from hwbench.topk import best_classes
 from hwbench.worker.protocol import JobResult
 
@@ -53,13 +54,30 @@ def test_a_worker_that_died_of_the_last_fault_leaves_every_other_figure(make_cas
     study, best = studies.get("bit_flips")(), best_classes(np.eye(3)[[0, 1, 2, 0, 1]])
     settings = study.settings_type(rates=(0.1,), draws=2)
     golden = make_result({"golden": np.eye(3)[best[:, 0]]})
-    flips = make_result({"draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")})
+    flips = make_result({"draw0-ber0.1": best}, failed={"draw1-ber0.1": ("crash", "SIGSEGV")}, caused=["draw1-ber0.1"])
     analysis = study.measure(make_case(), settings, {"golden": golden, "flips-round0-000000-000002": flips})
     rows = {row.metric: row for row in analysis.rows if row.condition in ('{"ber": 0.1}', "{}")}
     assert rows["due_rate"].value == 0.5
     assert rows["top1"].value == 0.5
     assert rows["tolerated_ber"].value == 0
     assert analysis.parts["draws"]["n_faults"].to_list() == [0, None]
+
+
+@pytest.mark.parametrize("status", ["crash", "timeout", "oom", "error"])
+def test_a_worker_that_something_else_ended_costs_the_figures_of_its_rate_alone(make_case, make_result, status):
+    study, best = studies.get("bit_flips")(), best_classes(np.eye(3)[[0, 1, 2, 0, 1]])
+    settings = study.settings_type(rates=(0.1, 0.2), draws=2)
+    golden = make_result({"golden": np.eye(3)[best[:, 0]]})
+    done = dict.fromkeys(("draw0-ber0.1", "draw0-ber0.2", "draw1-ber0.2"), best)
+    flips = make_result(done, failed={"draw1-ber0.1": (status, "died of SIGKILL (3 times)")})
+    results = {"golden": golden, "flips-round0-000000-000002": flips}
+    rows = study.measure(make_case(), settings, results).rows
+    (lost,) = (row for row in rows if row.condition == condition(ber=0.1))
+    assert (lost.metric, lost.status, lost.value) == ("accuracy_drop", status, None)
+    assert lost.detail == "draw1-ber0.1: died of SIGKILL (3 times)"
+    assert next(row for row in rows if row.metric == "tolerated_ber").status == status
+    assert {row.status for row in rows if row.condition == condition(ber=0.2)} == {"ok"}
+    assert study.enough(make_case(), settings, results)
 
 
 def test_a_golden_output_that_did_not_come_back_voids_the_study(make_case, make_result):

@@ -32,7 +32,7 @@ def machine(make_case, tmp_path):
             folder.mkdir()
             if load_s:
                 data = {"load_s": load_s, "load_wall_s": load_s, "anonymous_mib": 20.0}
-                (folder / PROGRESS_FILE).write_text(json.dumps({"done": "load", "data": data, "at": 1.0}))
+                (folder / PROGRESS_FILE).write_text(json.dumps({"done": "load", "data": data, "at": 1.0, "clock": 1.0}))
             return folder
 
         def ok(self, job, load_s=FREE_S, run_s=RUN_S):

@@ -46,7 +46,10 @@ def test_each_input_of_each_draw_is_changed_due_or_masked(make_case, make_result
 
 def test_a_refused_build_and_a_dead_worker_are_due_on_every_input(make_case, make_result):
     result = make_result(
-        {"golden": GOLDEN, "refused": None}, faults={"refused": 7}, failed={"died": ("crash", "died of SIGSEGV")}
+        {"golden": GOLDEN, "refused": None},
+        faults={"refused": 7},
+        failed={"died": ("crash", "died of SIGSEGV")},
+        caused=["died"],
     )
     sweep, _golden = collected(make_case(), result, ["refused", "died"])
     assert sweep.due.all()

@@ -68,7 +68,7 @@ def test_folder_may_be_relative(tmp_path, monkeypatch):
         ("runtime_out_of_memory", "oom", "std::bad_alloc"),
         ("library_out_of_memory", "oom", "failed to map segment"),
         ("returns_no_json", "error", "not JSON serializable"),
-        ("segfault", "crash", "died of SIGSEGV\nabout to die"),
+        ("segfault", "crash", "died of SIGSEGV (3 times)\nabout to die"),
         ("exits", "error", "exit status 3 and no result"),
         ("nowhere", "error", "nowhere"),
     ],
@@ -86,7 +86,7 @@ def test_traceback_is_kept_for_unexpected_errors_only(tmp_path):
 
 def test_worker_that_hangs_is_killed(tmp_path):
     result = run("sleeps", tmp_path, limits=Limits(timeout_s=3))
-    assert (result.status, result.detail) == ("timeout", "took longer than 3 s")
+    assert (result.status, result.detail) == ("timeout", "took longer than 3 s (2 times)")
     assert gone(pid_in(tmp_path))
 
 
@@ -115,19 +115,26 @@ def test_a_variant_that_dies_costs_that_variant_alone(tmp_path):
     assert "SIGSEGV" in result.failed["crash"][1]
     assert (tmp_path / "workers").read_text().splitlines() == [
         "a crash bb hang raise memory ccc",
+        *["crash"] * 2,
         "bb hang raise memory ccc",
-        "raise memory ccc",
+        "hang",
+        "raise memory ccc",  # an exception recurs
         "memory ccc",
+        *["memory"] * 2,
         "ccc",
     ]
+    assert {name: len(reasons) for name, reasons in result.deaths.items()} == {"crash": 3, "hang": 2, "memory": 3}
+    assert result.unexplained == result.failed
+    assert not result.is_final
 
 
 def test_the_time_limit_is_each_variants_own(tmp_path):
     names = ("slow1", "slow2", "slow3", "hang", "slow4")
     result = run("variants", tmp_path, {"seconds": 4}, variants=names, limits=Limits(timeout_s=9))
     assert result.data["variants"].keys() == {"slow1", "slow2", "slow3", "slow4"}
-    assert result.failed == {"hang": ("timeout", "took longer than 9 s")}
-    assert len((tmp_path / "workers").read_text().splitlines()) == 2  # the one that hung, and the one after it
+    detail = "took longer than 9 s (2 times); run again with a higher --timeout"
+    assert result.failed == {"hang": ("timeout", detail)}
+    assert len((tmp_path / "workers").read_text().splitlines()) == 3  # the two that hung, and the one after them
 
 
 def test_worker_that_dies_before_its_first_variant_fails_them_all(tmp_path):
@@ -141,7 +148,7 @@ def test_worker_that_dies_between_variants_goes_on_while_it_advances(tmp_path):
     assert result.ok
     assert result.data["variants"] == {"a": {"length": 1}}
     assert {name: status for name, (status, _) in result.failed.items()} == {"between": "crash", "b": "crash"}
-    assert (tmp_path / "workers").read_text().splitlines() == ["a between b", "between b"]
+    assert (tmp_path / "workers").read_text().splitlines() == ["a between b", *["between b"] * 3]
 
 
 def test_variant_the_task_passed_over_is_an_error(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from hwbench.errors import ModelError, UnavailableError
 from hwbench.worker.cap import lower_cap
+from hwbench.worker.protocol import CONTROL
 
 MIB = 1024 * 1024
 
@@ -166,3 +167,64 @@ def waits(job):
 def kills_its_parent(job):
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(3600)
+
+
+def meets_accidents(job):
+    """Ends its workers as variants' names say: ``SIGKILL-2-a`` by that signal twice, ``hang-1-b`` never, the first time.
+
+    Controls do as the parameters ``fate`` and ``seconds`` say: die, or take a while.
+    """
+    with (job.folder / "workers").open("a") as file:
+        file.write(f"{' '.join(job.variants)}\n")
+    for name in job.variants:
+        job.start(name)
+        if name.startswith(CONTROL):
+            if job.params["fate"] == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(job.params.get("seconds", 0))
+        else:
+            accident(job, name)
+        job.done(name, {"length": len(name)})
+    return {"restored": job.params.get("restored", True)}
+
+
+def accident(job, name):
+    how, times, _ = name.split("-")
+    log = job.folder / "accidents"
+    before = log.read_text().count(f"{name}\n") if log.exists() else 0
+    if before < int(times):
+        with log.open("a") as file:
+            file.write(f"{name}\n")
+        if how == "hang":
+            time.sleep(3600)
+        os.kill(os.getpid(), getattr(signal, how))
+
+
+def meets_accidents_as_a_whole(job):
+    accident(job, job.params["how"])
+    return {"done": True}
+
+
+def gives_signs_of_life(job):
+    """Takes longer than its time limit, in steps that do not."""
+    for name in job.variants or ("",):
+        job.start(name)
+        for _ in range(job.params["steps"]):
+            time.sleep(job.params["seconds"])
+            job.alive()
+        job.done(name, {})
+    return {}
+
+
+def sets_the_clock(job):
+    """Records progress in a file whose time says that the wall clock was set."""
+    with (job.folder / "workers").open("a") as file:
+        file.write(f"{' '.join(job.variants)}\n")
+    moment = time.time() + 3600 * job.params["hours"]
+    for name in job.variants:
+        job.start(name)
+        os.utime(job.folder / "progress.jsonl", (moment, moment))
+        time.sleep(3600 if name == "hang" else 0.5)
+        job.done(name, {})
+        os.utime(job.folder / "progress.jsonl", (moment, moment))
+    return {}

@@ -15,7 +15,7 @@ import onnx
 from hwbench.backend import Array, Session
 from hwbench.faults.fault import Fault
 from hwbench.npy import rows
-from hwbench.worker.children import in_child
+from hwbench.worker.children import Child, in_child
 from hwbench.worker.chunks import Chunks
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.protocol import JobContext
@@ -25,14 +25,18 @@ from hwbench.worker.rebuilds import attempted
 _PATIENCE, _GRACE_S = 10, 20.0
 # A trial may have so many times the memory of the fault-free run, and so many bytes more: a damaged shape asks for any amount.
 _ROOM, _SPARE = 4, 1 << 30
+# Processes of a trial that must die before that counts; that must hang.
+_DEATHS, _HANGS = 3, 2
+# Part of the time limit that the fault-free run may take at most, for a time-out to count.
+_WELL_WITHIN = 0.25
 
 
 def run(job: JobContext) -> dict[str, Any]:
     """Carry out a shard of trials.
 
     A trial changes bytes in a copy of the file and forks a process that loads and runs it. One that dies, hangs, needs far more
-    memory than the fault-free one, or whose runtime refuses the file, gives nothing: DUE on every input. The process that forks
-    never loads the runtime, and no trial can touch another.
+    memory than the fault-free one, or whose runtime refuses the file, gives nothing: DUE on every input. A death counts only if
+    it recurs and the fault-free file then runs. The process that forks never loads the runtime; no trial can touch another.
 
     Params:
         model, inputs, labels, n, chunk, output, outcome, faults, only_correct, batch: As of `hwbench.worker.tasks.campaign`;
@@ -41,6 +45,7 @@ def run(job: JobContext) -> dict[str, Any]:
 
     Returns:
         ``ended``: how many trials ran, were refused, died or took too long (``ok``, ``refused``, ``crash``, ``timeout``).
+        ``repeated``: how many processes died although another one of the same trial did not.
         ``checks``: whether the fault-free output at the end was that of the beginning (``golden_restored``). Arrays as of
         `hwbench.worker.tasks.campaign`.
     """
@@ -48,10 +53,15 @@ def run(job: JobContext) -> dict[str, Any]:
     ended = dict.fromkeys(("ok", "refused", "crash", "timeout"), 0)
     for trial, fault in enumerate(job.params["faults"]):
         ended[shard.carry_out(trial, Fault(*fault))] += 1
+        job.alive()
     job.save("counts", shard.outcomes.counts)
     job.save("max_abs_error", shard.outcomes.max_abs_error)
     job.save("loss_change", shard.outcomes.loss_change)
-    return {"ended": ended, "checks": {"segmented": False, "reason": "", "golden_restored": shard.is_restored()}}
+    return {
+        "ended": ended,
+        "repeated": shard.repeated,
+        "checks": {"segmented": False, "reason": "", "golden_restored": shard.is_restored()},
+    }
 
 
 class _Shard:
@@ -61,27 +71,47 @@ class _Shard:
         self._job, self._chunks = job, Chunks(job.params)
         source, folder = Path(job.params["model"]), job.folder / "damaged"
         folder.mkdir(exist_ok=True)
+        self.repeated = 0
         self._file, self._content = Path(shutil.copy(source, folder / source.name)), np.fromfile(source, np.uint8)
         self.outcomes = self._counter(len(job.params["faults"]))
         started = time.monotonic()
         first = in_child(self._fault_free, job.params["timeout_s"])
         if first.end != "ok":
             raise RuntimeError(f"the file could not be run as it is, in a process of its own ({first.end})")
-        self._limit_s = min(job.params["timeout_s"], _PATIENCE * (time.monotonic() - started) + _GRACE_S)
+        self._usual_s = time.monotonic() - started
+        self._limit_s = min(job.params["timeout_s"], _PATIENCE * self._usual_s + _GRACE_S)
         self._golden, self._memory = job.folder / first.said["golden"], _ROOM * first.said["memory"] + _SPARE
 
     def carry_out(self, trial: int, fault: Fault) -> str:
         """Run one trial; returns how it ended."""
         damaged = fault.apply(self._content)
         damaged.tofile(self._file)
-        child = in_child(self._outcome, self._limit_s, self._memory)
+        child = self._settled(in_child(self._outcome, self._limit_s, self._memory))
         self._content.tofile(self._file)
+        if child.end != "ok":
+            self._require_fault_free(child.end)
         if child.end == "ok" and child.said["loaded"]:
             self.outcomes.take(trial, child.said)
             return "ok"
         for start, golden in self._expected():
             self.outcomes.chunk(trial, start, golden, None)
         return "refused" if child.end == "ok" else child.end
+
+    def _settled(self, child: Child) -> Child:
+        """The end of a trial: that of the last process, where those before it died."""
+        ends = [child.end]
+        while child.end != "ok" and len(ends) < _DEATHS and ends.count("timeout") < _HANGS:
+            child = in_child(self._outcome, self._limit_s, self._memory)
+            ends.append(child.end)
+        self.repeated += len(ends) - 1 if child.end == "ok" else 0
+        return child
+
+    def _require_fault_free(self, end: str) -> None:
+        """Raise `RuntimeError` where a death may have another cause than the fault."""
+        if not self.is_restored():
+            raise RuntimeError(f"after a {end}, the fault-free file cannot be run in a process of its own either")
+        if end == "timeout" and self._usual_s > _WELL_WITHIN * self._limit_s:
+            raise RuntimeError(f"fault-free, a process takes {self._usual_s:.3g} s: run again with a higher --timeout")
 
     def is_restored(self) -> bool:
         """Whether the file gives its fault-free output again, bit for bit."""

@@ -21,7 +21,7 @@ from hwbench.worker.engine import Engine, LaneFault, Observer, precisions
 from hwbench.worker.outcomes import Outcomes
 from hwbench.worker.perturb import stored_initializers
 from hwbench.worker.plan import LayerPlan
-from hwbench.worker.protocol import JobContext
+from hwbench.worker.protocol import CONTROL, JobContext
 from hwbench.worker.rebuilds import Rebuilds
 
 LOST = "lost"
@@ -61,6 +61,10 @@ def run(job: JobContext) -> dict[str, Any]:
             job.start(name)
             if name == LOST:
                 job.done(name, {"trials": campaign.rebuilds.lost()})
+                continue
+            if name.startswith(CONTROL):
+                campaign.rebuilds.control(int(name.removeprefix(CONTROL)))
+                job.done(name, {})
                 continue
             campaign.rebuilds.run([int(name)])
             job.done(name, campaign.outcomes.record(int(name)))
@@ -109,7 +113,7 @@ class _Campaign:
     def __init__(self, job: JobContext, faults: Sequence[Fault]) -> None:
         self._job, self._faults = job, faults
         params = job.params
-        self._model, self._chunks = Path(params["model"]), Chunks(params)
+        self._model, self._chunks = Path(params["model"]), Chunks(params, job.alive)
         self._backend: Backend = job.load_backend()
         self._stored = stored_initializers(onnx.load(self._model))
         labels = self._chunks.rows(Path(params["labels"]), 0, self._chunks.n) if params["labels"] else None
@@ -170,6 +174,7 @@ class _Campaign:
             if engine.chain and not self._agrees(checks, golden, whole):
                 return False
             for layer in layers:
+                self._job.alive()
                 engine.advance(layer)
                 todo = work[layer.out]
                 if first is None and (doubt := self._doubt(engine, layer, golden, todo, checks)):
@@ -212,7 +217,7 @@ class _Campaign:
             places, bounds = np.arange(len(golden)), here[trials]
             wanted = (bounds[:, :1] <= places) & (places < bounds[:, 1:])
             self.outcomes.expect(np.array(trials), start, golden, wanted)
-
+            self._job.alive()
             try:
                 apart = engine.lanes(layer, batch, self._observer(start, golden), wanted)
             except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells
@@ -237,6 +242,7 @@ class _Campaign:
         for trial in trials:
             fault, inputs = self._faults[trial], slice(*here[trial])
             self.outcomes.expect(np.array([trial]), start + inputs.start, golden[inputs])
+            self._job.alive()
             try:
                 out = engine.layer(layer, {fault.tensor: fault.apply(self._stored[fault.tensor])}, inputs)
                 engine.follow(layer, trial, out, self._observer(start, golden), inputs)
@@ -260,6 +266,7 @@ class _Campaign:
                 continue
             of, inputs, faulty = (np.concatenate(parts) for parts in zip(*batch, strict=True))
             batch.clear()
+            self._job.alive()
             try:
                 engine.replaced(tensor, of, inputs, faulty, self._observer(start, golden))
             except HwbenchError:  # the runtime refuses one of these faults; which one, a full rebuild of each tells

@@ -17,7 +17,7 @@ from hwbench.topk import best_classes
 from hwbench.worker.inputs import InputPerturber, chosen_inputs
 from hwbench.worker.patience import Patience
 from hwbench.worker.perturb import INPUT_KINDS, RATE_KINDS, WEIGHT_KINDS, WeightPerturber
-from hwbench.worker.protocol import JobContext
+from hwbench.worker.protocol import CONTROL, JobContext
 
 # Inputs are read this many bytes at a time: enough to amortize the read, little enough to keep memory flat.
 _CHUNK_BYTES = 8 << 20
@@ -34,7 +34,8 @@ def run(job: JobContext) -> dict[str, Any]:
         outputs: Names of the outputs to keep.
         keep: ``"full"``, or ``"top"`` for the indices of the five largest values, all -1 where an output is not finite.
         variants: Variant name to what is perturbed (`hwbench.worker.perturb`). It runs on all inputs, or with ``inputs`` on
-            so many, chosen by its seed and draw (`hwbench.worker.inputs.chosen_inputs`).
+            so many, chosen by its seed and draw (`hwbench.worker.inputs.chosen_inputs`). Its control runs on the same
+            inputs, undisturbed.
         mutable: Whether to compile as for variants that change stored numbers, even if there are none.
 
     Returns:
@@ -57,7 +58,11 @@ def run(job: JobContext) -> dict[str, Any]:
         evaluation = _Evaluation(job, session, weights, patience)
         for name in job.in_time():
             job.start(name)
-            job.done(name, evaluation.variant(variants[name]))
+            if name.startswith(CONTROL):
+                evaluation.control(variants[name.removeprefix(CONTROL)])
+                job.done(name, {})
+            else:
+                job.done(name, evaluation.variant(variants[name]))
         return {"restored": evaluation.restored(), "first": evaluation.first()} if weights else {}
 
 
@@ -84,6 +89,12 @@ class _Evaluation:
         if variant["kind"] == "golden" and "inputs" not in variant:
             self._known[()] = arrays
         return {"n_faults": 0, "arrays": arrays}
+
+    def control(self, variant: Mapping[str, Any]) -> None:
+        """Run a variant's inputs through the undisturbed build, and keep nothing."""
+        self._update({})
+        for feeds, _ in self._batches({**variant, "kind": "golden"}):
+            self._session.run(feeds)
 
     def restored(self) -> bool:
         """Whether the build gives its golden output again, on the first batch of inputs."""
@@ -116,7 +127,7 @@ class _Evaluation:
             batches = -(-variant.get("inputs", self._n) // self._batch)
             with self._patience.limited(batches):
                 arrays = self._run(variant)
-        except MemoryError:
+        except (MemoryError, OSError):  # the machine's doing: memory, or a disk that is full
             raise
         except Exception as error:  # noqa: BLE001  whatever a runtime raises on a faulty build is that fault's outcome (DUE)
             return {**record, "arrays": [], "failed": f"{type(error).__name__}: {error}"[:300]}
@@ -174,6 +185,7 @@ class _Evaluation:
                         for name, value in feeds.items()
                     }
                 yield feeds, count
+                self._job.alive()
 
     def _chosen(self, variant: Mapping[str, Any]) -> Iterator[tuple[Array, dict[str, Array]]]:
         """The inputs that a variant runs on, with their indices in the data, some whole batches at a time."""
