@@ -21,7 +21,7 @@ A message says what is wrong, where, and what to do about it. Exit codes of the 
     3    a required profile is unavailable
     4    a verdict is inconclusive under --strict
     70   an error of hwbench's own: any other exception, with a report file
-    130  Ctrl-C
+    130  Ctrl-C; 143 and 129 for SIGTERM and SIGHUP
     141  the reader of the output closed it
 """
 

@@ -110,13 +110,16 @@ class Scheduler:
     @contextmanager
     def pool(self, threads: int) -> Iterator[ThreadPoolExecutor]:
         """Threads that wait for workers."""
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                yield pool
-            except BaseException:  # also Ctrl-C: the workers must not outlive the wait for them
-                pool.shutdown(wait=False, cancel_futures=True)
-                self.targets.stop()
-                raise
+        pool = ThreadPoolExecutor(threads)
+        try:
+            yield pool
+            pool.shutdown()
+        except BaseException:  # also an interruption: the workers must not outlive the wait for them
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.targets.stop()
+            raise
+        finally:
+            pool.shutdown()
 
     def _keep(self, job: Job, result: JobResult) -> None:
         """Keep a result; there is none of a job that the budget ended with nothing to show, or of a timing cut in two."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hwbench.cli.signals import Interrupted
 from hwbench.errors import (
     EXIT_BROKEN_PIPE,
     EXIT_INPUT,
@@ -66,7 +67,8 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """Return the message and exit code of any exception; one that nobody expected is written to a report file."""
     if isinstance(error, KeyboardInterrupt):
-        return Failure(EXIT_INTERRUPTED, "interrupted: finished work is kept; --resume continues from there")
+        code = error.code if isinstance(error, Interrupted) else EXIT_INTERRUPTED
+        return Failure(code, "interrupted: finished work is kept; --resume continues from there")
     if isinstance(error, BrokenPipeError):
         return Failure(EXIT_BROKEN_PIPE)
     if isinstance(error, HwbenchError):

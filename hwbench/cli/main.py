@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -14,6 +15,7 @@ from hwbench import __version__
 from hwbench.cli import backends, build, compare, demo, export, faults, profiles, report, run, targets
 from hwbench.cli.console import abandon_streams, adapt_streams, echo, flush_streams, printable
 from hwbench.cli.failures import explain
+from hwbench.cli.signals import Interrupted, Interruptions, interruptible
 from hwbench.errors import EXIT_INTERRUPTED
 
 app = typer.Typer(
@@ -49,16 +51,17 @@ def _options(
 def main() -> None:
     """Run the command line and exit with a code that `hwbench.errors` documents; no exception leaves it."""
     adapt_streams()
-    try:
-        code = _run()
-        flush_streams()
-    except BaseException as error:  # noqa: BLE001  the process boundary: whatever happened becomes a message and a code
-        code = _fail(error)
-    abandon_streams()
-    sys.exit(code)
+    with interruptible() as signals:
+        try:
+            code = _run(signals)
+            flush_streams()
+        except BaseException as error:  # noqa: BLE001  the process boundary: whatever happened becomes a message and a code
+            code = _fail(error)
+        abandon_streams()
+        sys.exit(code)
 
 
-def _run() -> int:
+def _run(signals: Interruptions) -> int:
     """Run the command; typer's own treatment of Ctrl-C and closed pipes is undone, so that `explain` is the one place."""
     try:
         app()
@@ -66,7 +69,7 @@ def _run() -> int:
         if isinstance(ended.__context__, BrokenPipeError):
             raise ended.__context__ from None
         if ended.code == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt from None
+            raise Interrupted(signals.first or signal.SIGINT) from None
         return ended.code if isinstance(ended.code, int) else 0
     return 0
 

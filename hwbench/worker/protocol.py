@@ -245,9 +245,7 @@ class JobContext:
 
     def alive(self) -> None:
         """Record that a part of the work is done, from which the time limit counts anew; cheap enough for every batch."""
-        now = time.monotonic()
-        if now - self._beats[0] >= _BEAT_S:
-            self._beats[0] = now
+        if time.monotonic() - self._beats[0] >= _BEAT_S:
             self._record({"alive": True})
 
     def save(self, name: str, array: np.ndarray[Any, np.dtype[Any]]) -> None:
@@ -255,7 +253,7 @@ class JobContext:
         np.save(self.folder / f"{name}.npy", array, allow_pickle=False)
 
     def _record(self, line: Mapping[str, Any]) -> None:
-        now = time.monotonic()
+        self._beats[0] = now = time.monotonic()
         line = {**line, "at": now - self.began, "clock": now}
         # One unbuffered write; the newline before it ends what a killed worker may have left half written.
         with (self.folder / PROGRESS_FILE).open("ab", buffering=0) as file:

@@ -138,3 +138,35 @@ class RigidBackend(OnnxRuntimeBackend):
         if mutable:
             raise UnsupportedError("this runtime cannot change a number once it is compiled")
         return super()._session_impl(options, mutable)
+
+
+class SqueamishSession(OnnxRuntimeSession):
+    """Dies of inputs that are beyond anything a sensor gives."""
+
+    def _run_impl(self, feeds: Feeds) -> dict[str, Array]:
+        if any(np.abs(value).max() > 50 for value in feeds.values()):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._run_impl(feeds)
+
+
+class SqueamishBackend(CrashingBackend):
+    """See `SqueamishSession`."""
+
+    name: ClassVar[str] = "squeamish"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = SqueamishSession
+
+
+class BrittleSession(OnnxRuntimeSession):
+    """Dies of weights that are beyond anything a model has."""
+
+    def update(self, name: str, value: Array) -> None:
+        if value.dtype == np.float32 and not np.abs(value).max() < 1e20:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().update(name, value)
+
+
+class BrittleBackend(CrashingBackend):
+    """See `BrittleSession`."""
+
+    name: ClassVar[str] = "brittle"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = BrittleSession
