@@ -15,6 +15,9 @@ _TIMEOUTS = 2
 # Part of the time limit within which the fault-free build must give its signs of life, for a time-out to be a fault's outcome.
 _WELL_WITHIN = 0.25
 
+# The end of a worker that used up the processor time of `hwbench.worker.patience`, which is a time-out, too.
+_OUT_OF_PATIENCE = "SIGPROF"
+
 Worker = Callable[[Sequence[str]], Ending]
 
 
@@ -159,7 +162,7 @@ _ADVICE: Mapping[str, str] = {
 
 def _is_worth_another(deaths: Sequence[Ending], job: Job) -> bool:
     """True if one more worker may show whether deaths recur."""
-    late = sum(ending.status == "timeout" for ending in deaths)
+    late = sum(ending.status == "timeout" or _OUT_OF_PATIENCE in ending.reason for ending in deaths)
     if late and job.may_time_out:
         return False
     return len(deaths) <= RERUNS and late < _TIMEOUTS

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from models import small_cnn
 from shared_run import SharedRun, make_shared_run
 
 from hwbench.backend import TensorSpec
@@ -36,6 +38,7 @@ def make_case(tmp_path: Path) -> Callable[..., Case]:
         np.savez(tmp_path / "data.npz", **arrays)
         spec = TensorSpec("x", "float32", (None, 1))
         data = materialise(open_source(DataSpec(source=str(tmp_path / "data.npz"))), [spec], tmp_path, task=task)
+        onnx.save(small_cnn(), tmp_path / "model.onnx")
         build = Build("build", tmp_path, {"sha256": "0", "contents": {"bytes": 100}})
         output = TensorSpec("y", "float32", (None, 3))
         subject = Subject(build, "onnxruntime", {})
