@@ -27,7 +27,7 @@ from hwbench.worker.protocol import REFUSED, Job, JobResult
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
 # Raised when the same inputs would give another file.
-_RECIPE = 3
+_RECIPE = 4
 _SCHEMA_VERSION = 2
 _MAKING = ".making-"
 _ADVICE = "free some space there, or set HWBENCH_CACHE to a folder on another disk"

@@ -192,6 +192,7 @@ def normalize(
     shapes: Mapping[str, Sequence[int]],
     batch_axes: BatchAxes | None = None,
     pin: bool = True,
+    fix: bool = True,
 ) -> None:
     """Write a model in the form builds are made from.
 
@@ -204,12 +205,15 @@ def normalize(
         shapes: Input name to the shape of one sample (without the batch).
         batch_axes: As in `Model`.
         pin: Whether opset and IR version may be changed; False for a build that is measured as it stands.
+        fix: Whether dimensions are fixed.
 
     Raises:
         ModelError: The opset cannot be converted.
     """
     model = ir.external_data.load_to_model(ir.load(source))  # the copy has no such files beside it
-    fix_dimensions(model, shapes, batch_axes or {})
+    _forget_placeholders(model)
+    if fix:
+        fix_dimensions(model, shapes, batch_axes or {})
     passes: list[PassBase] = [
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -229,7 +233,6 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]], batch_a
     Raises:
         ModelError: A size is needed and not given.
     """
-    _forget_placeholders(model)
     fixed: dict[str, int] = {}
     for value in model.graph.inputs:
         if value.shape is None or not len(value.shape):

@@ -39,13 +39,13 @@ def run(job: JobContext) -> dict[str, Any]:
         quantizer was made to leave in float, with the reason, if there are any.
     """
     precision = Precision.model_validate(job.params["precision"])
-    source, target = Path(job.params["model"]), job.folder / "model.onnx"
-    axes: BatchAxes = job.params.get("batch_axes", {})
+    target = job.folder / "model.onnx"
     if precision.format == "as-is":
-        normalize(source, target, shapes=job.params["shapes"], batch_axes=axes, pin=False)
+        _normalize(job, target, pin=False)
         return {"contents": contents(target)}
     plain, folded = job.folder / "plain.onnx", job.folder / "folded.onnx"
-    normalize(source, plain, shapes=job.params["shapes"], batch_axes=axes)
+    _normalize(job, plain, pin=True)
+    axes: BatchAxes = job.params.get("batch_axes", {})
     _fold(plain, folded, _KEPT_APART.get(precision.format, ()))
     feeds = CalibrationFeeds(job.params["calibration"], precision.calibration.samples, folded, axes)
     kept = _maker(precision)(folded, target, precision, feeds)
@@ -55,6 +55,24 @@ def run(job: JobContext) -> dict[str, Any]:
     made = contents(target) | ({"kept_in_float": dict(kept)} if kept else {})
     _require_effect(precision, made)
     return {"contents": made}
+
+
+def _normalize(job: JobContext, target: Path, *, pin: bool) -> None:
+    """Normalize the job's model; its dimensions stay dynamic where a branch that is never taken does not admit the data's."""
+    source, shapes, axes = Path(job.params["model"]), job.params["shapes"], job.params.get("batch_axes", {})
+    normalize(source, target, shapes=shapes, batch_axes=axes, pin=pin)
+    if any(node.op_type == "If" for node in read_proto(target).graph.node) and not _loads(target):
+        normalize(source, target, shapes=shapes, batch_axes=axes, pin=pin, fix=False)
+
+
+def _loads(model: Path) -> bool:
+    import onnxruntime as ort
+
+    try:
+        ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    except ort.capi.onnxruntime_pybind11_state.Fail:
+        return False
+    return True
 
 
 def contents(path: Path) -> dict[str, Any]:

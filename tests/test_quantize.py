@@ -352,3 +352,28 @@ def test_versions_are_those_of_the_tools_that_take_part():
     assert set(quantizer_versions(Precision(format="int8"))) == {"onnx", "onnx-ir", "onnxruntime"}
     assert set(quantizer_versions(Precision(format="int8", quantizer="nncf"))) >= {"nncf", "onnxruntime"}
     assert quantizer_versions(Precision())["onnxruntime"] == ort.__version__
+
+
+@pytest.mark.parametrize("form", ["fp32", "as-is"])
+def test_dimensions_stay_dynamic_where_a_branch_that_is_not_taken_admits_other_sizes(make, form):
+    """As in a detector for two sampling rates: the inputs of one are too long for the branch of the other."""
+    branches = {
+        "then_branch": [helper.make_node("ReduceMean", ["x", "axis"], ["mean"], "mean", keepdims=0)],
+        "else_branch": [helper.make_node("Squeeze", ["x", "axis"], ["squeezed"], "squeeze")],
+    }
+    graphs = {
+        name: helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(nodes[-1].output[0], 1, ["N"])])
+        for name, nodes in branches.items()
+    }
+    proto = models.make_model(
+        [
+            helper.make_node("Equal", ["rate", "high"], ["is_high"], "compare"),
+            helper.make_node("If", ["is_high"], ["y"], "branch", **graphs),
+        ],
+        {"x": (TensorProto.FLOAT, ["N", "L"]), "rate": (TensorProto.INT64, [1])},
+        {"y": (TensorProto.FLOAT, ["N"])},
+        {"axis": np.array([1]), "high": np.array([16000])},
+    )
+    x = np.arange(16, dtype=np.float32).reshape(2, 8)
+    made = make(proto, {"x": x, "rate": np.array([[16000]] * 2)}, format=form)
+    np.testing.assert_array_equal(made.output({"x": x, "rate": np.array([16000])}), x.mean(axis=1))
