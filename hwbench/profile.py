@@ -134,6 +134,9 @@ class Accept(_Section):
     min_accuracy: float | None = Field(None, description="of the primary metric, where higher is better")
     min_top1_agreement: float | None = None
     min_sqnr_db: float | None = None
+    min_worst_slice_sqnr_db: float | None = Field(
+        None, description="of the output's part that differs most; 5 where it is not set and the data have no labels"
+    )
     max_sqnr_loss_db: float | None = Field(None, description="on the worst of the portability study's targets")
     max_p50_ms: float | None = None
     max_p90_ms: float | None = None

@@ -236,9 +236,7 @@ class _Run:
         self.verdicts = [
             verdict
             for profile in self.prepared.profiles
-            for verdict in judge(
-                profile, [row for row in self.rows if row.profile == profile.name], self.prepared.metrics[0].name
-            )
+            for verdict in self._judge(profile, [row for row in self.rows if row.profile == profile.name])
         ]
         self._report_repairs()
         self.record["state"] = state
@@ -247,6 +245,10 @@ class _Run:
         self.record["budget"] = self._budget.record()
         self.directory.write_table(to_frame(self.rows))
         self.directory.write(self.record)
+
+    def _judge(self, profile: Profile, rows: Sequence[Row]) -> list[Verdict]:
+        unlabeled = self.prepared.data.labels is None
+        return judge(profile, rows, self.prepared.metrics[0].name, unlabeled=unlabeled)
 
     def give_up(self, reason: TargetLostError) -> None:
         """Say of every study that is not analysed yet why it is not."""
@@ -358,7 +360,7 @@ class _Run:
         key = plan.title, len(done)
         if key not in self._undecided:
             rows = plan.study.measure(plan.case, plan.settings, done).rows if plan.is_enough(self._results) else []
-            verdicts = judge(profile, rows, plan.case.primary.name)
+            verdicts = self._judge(profile, rows)
             self._undecided[key] = any(
                 verdict.study == plan.study.name and verdict.outcome in ("inconclusive", "unavailable")
                 for verdict in verdicts

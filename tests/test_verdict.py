@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hwbench import stats
 from hwbench.profile import Accept, Profile, TargetSpec
 from hwbench.table import NO_LABELS, Row, condition
-from hwbench.verdict import RULES, Verdict, exit_code, judge
+from hwbench.verdict import RULES, WORST_SLICE_DB, Verdict, exit_code, judge
 
 LIMITED = {name for name in Accept.model_fields if name != "as_asked"}
 
@@ -147,6 +147,24 @@ def test_without_labels_and_classes_the_rules_that_judge_fidelity_are_named():
     found = verdict_on("max_accuracy_drop", 0.01, Row("accuracy", "accuracy", status="unavailable", detail=NO_LABELS))
     assert found.outcome == "unavailable"
     assert "min_sqnr_db" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("interval", "outcome"), [((7.0, 6.0, 8.0), "pass"), ((2.3, 1.9, 2.8), "fail"), ((5.5, 4.0, 7.0), "inconclusive")]
+)
+def test_without_labels_the_worst_slice_has_a_limit_of_its_own(interval, outcome):
+    value, low, high = interval
+    rows = [Row("fidelity", "worst_slice_sqnr_db", value=value, ci_low=low, ci_high=high, unit="dB", n=80)]
+    (found,) = judge(profile(), rows, "top1", unlabeled=True)
+    assert (found.rule, found.outcome, found.limit) == ("min_worst_slice_sqnr_db", outcome, WORST_SLICE_DB)
+    assert judge(profile(), rows, "top1") == []
+    (lowered,) = judge(profile(min_worst_slice_sqnr_db=1.0), rows, "top1", unlabeled=True)
+    assert (lowered.limit, lowered.outcome) == (1.0, "pass")
+
+
+def test_a_worst_slice_that_cannot_be_judged_is_no_rule():
+    rows = [Row("fidelity", "worst_slice_sqnr_db", status="unavailable", detail="TopK sorts the output's rows")]
+    assert judge(profile(), rows, "top1", unlabeled=True) == []
 
 
 def test_every_limit_of_a_profile_has_its_rule():

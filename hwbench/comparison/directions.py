@@ -9,7 +9,9 @@ Direction = Literal["higher", "lower"]
 
 DIRECTIONS: dict[str, Direction] = {
     **dict.fromkeys(("top1", "top5", "r2", "cosine", "sqnr_db", "top1_agreement", "nodes_as_asked"), "higher"),
-    **dict.fromkeys(("own_sqnr_db", "portable", "drop_avoided"), "higher"),
+    **dict.fromkeys(
+        ("own_sqnr_db", "slice_sqnr_db", "worst_slice_sqnr_db", "value_agreement", "portable", "drop_avoided"), "higher"
+    ),
     **dict.fromkeys(("samples_per_s", "samples_per_s_ratio", "scaling_efficiency", "sustained_ratio"), "higher"),
     **dict.fromkeys(("tolerated_ber", "flips_needed"), "higher"),
     **dict.fromkeys(

@@ -17,7 +17,10 @@ METHODS = {
     "McNemar's p-value is exact.",
     "fidelity": "The build's outputs against the reference model's, on the same inputs. Layers are observed only in graphs "
     "whose output equals the uncut build's bit for bit. A layer's accumulated error includes the error of the layers before "
-    "it. Its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes.",
+    "it. Its own error is that of the layer fed by the reference's tensors, quantized by the build's own nodes. An output's "
+    "slices, along the axis where the reference's ranges differ most, are grouped by range; probabilities are one group. A "
+    "group's SQNR is the reference's variation about each slice's mean over the squared error, with a bootstrap interval over "
+    "inputs.",
     "coverage": "Each ONNX node's device and precision, as the runtime reports them after compiling, against those that the "
     "profile asked for.",
     "latency": "One inference at a time with inputs bound, after a warm-up until times are steady, in several fresh processes "

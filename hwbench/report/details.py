@@ -16,7 +16,7 @@ from hwbench.table import Row
 
 LISTED = 20
 _LAYER_TITLES = {"own_sqnr_db": "SQNR, its own", "sqnr_db": "SQNR, accumulated"}
-_APART = frozenset({"class", "tensor", "node", "bit"})
+_APART = frozenset({"class", "tensor", "node", "bit", "output"})
 
 
 @dataclass(frozen=True)

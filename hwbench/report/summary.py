@@ -49,7 +49,11 @@ _COMPARED = (
     ("worst_case", "flips_needed"),
     ("fidelity", "sqnr_db"),
 )
-_AGREEMENT = (("fidelity", "sqnr_db"), ("fidelity", "top1_agreement"))  # what leads where accuracy is not known
+_AGREEMENT = (  # what leads where accuracy is not known
+    ("fidelity", "sqnr_db"),
+    ("fidelity", "worst_slice_sqnr_db"),
+    ("fidelity", "top1_agreement"),
+)
 _TELLING = frozenset({"throughput", "fidelity"})  # studies whose details belong beside the figure
 _NAMED_RULES = {"as_asked": "Runs as asked", "fits_memory": "Fits in memory", "max_model_mib": "Model size"}
 
@@ -124,9 +128,16 @@ def verdict_cell(verdict: Verdict | None) -> Cell:
     """One verdict: outcome, figure, limit; why, where the figure does not say it."""
     if verdict is None:
         return Cell("no rule", tone="muted")
-    why = verdict.detail if verdict.outcome == "fail" and verdict.rule in _NAMED_RULES else ""
+    named = verdict.rule in _NAMED_RULES or worst_part(verdict)
+    why = verdict.detail if verdict.outcome == "fail" and named else ""
     notes = (*verdict_figure(verdict), f"limit {limit_text(verdict)}", why)
     return Cell(verdict.outcome, tuple(note for note in notes if note), verdict.outcome)
+
+
+def worst_part(verdict: Verdict) -> str:
+    """The part of the output that a verdict on the worst slice is about; empty for other rules and for what passes."""
+    is_slice = verdict.metric == "worst_slice_sqnr_db" and verdict.outcome in ("fail", "inconclusive")
+    return verdict.detail.partition(": ")[0] if is_slice else ""
 
 
 def verdict_figure(verdict: Verdict) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from hwbench.report.blocks import Cell
 from hwbench.report.format import exact, figure_text, metric_title, plain, value_text
 from hwbench.report.ranking import bounds, is_open
-from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure
+from hwbench.report.summary import conclusion, limit_text, rule_title, verdict_figure, worst_part
 from hwbench.report.view import REFERENCE, View
 from hwbench.table import Row
 from hwbench.verdict import Verdict
@@ -38,7 +38,11 @@ _COLUMNS = (
     ("SDC rate", "faults", "sdc_rate"),
     ("DUE rate", "faults", "due_rate"),
 )
-_AGREEMENT = (("SQNR", "fidelity", "sqnr_db"), ("Agreement", "fidelity", "top1_agreement"))
+_AGREEMENT = (
+    ("SQNR", "fidelity", "sqnr_db"),
+    ("Worst slice", "fidelity", "worst_slice_sqnr_db"),
+    ("Agreement", "fidelity", "top1_agreement"),
+)
 _SHOWN = 6  # of the columns that were measured; more do not fit
 
 
@@ -97,11 +101,17 @@ def _verdict_lines(view: View, profile: str) -> list[tuple[Text, ...]]:
             name if place == 0 else blank,
             _marked(Cell(verdict.outcome, tone=verdict.outcome)),
             Text(plain(rule_title(verdict.rule))),
-            Text(plain(" ".join(verdict_figure(verdict)) or verdict.detail)),
+            Text(plain(_verdict_text(verdict))),
             Text(limit_text(verdict)),
         )
         for place, verdict in enumerate(rules)
     ]
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    """The figure, and the part of the output that it is of; the reason where there is no figure."""
+    figure = " ".join(verdict_figure(verdict))
+    return f"{figure}, {part}" if figure and (part := worst_part(verdict)) else figure or verdict.detail
 
 
 def _marked(cell: Cell) -> Text:

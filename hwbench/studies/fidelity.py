@@ -16,6 +16,7 @@ from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.layers import computing_alone, few, layers_of, looking, pairs, reason, reference_layers, seen
 from hwbench.studies.outputs import chunks, output_digests, row
+from hwbench.studies.slices import evaluation, other_outputs, slice_rows
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import STOPPED, Job, JobResult
 
@@ -35,10 +36,13 @@ class FidelitySettings(Settings):
         le=INPUTS,
         description="inputs the layers are compared on; fewer where their tensors would take over 256 MiB",
     )
+    outputs: int = Field(
+        16, ge=0, description="how many outputs to compare besides the one that accuracy is measured on"
+    )
 
 
 class FidelityStudy(Study):
-    """Errors of the model's output over all inputs, and of the worst layers over some.
+    """Errors of the model's output over all inputs, of its parts and of other outputs, and of the worst layers over some.
 
     A layer has two errors: the accumulated one of the build's tensor, whose inputs are the build's own and already erroneous,
     and the layer's own, where it is fed by the reference's tensors. Layers come in the order of their own error. All are
@@ -50,8 +54,12 @@ class FidelityStudy(Study):
     settings_type = FidelitySettings
 
     def plan(self, case: Case, settings: FidelitySettings) -> dict[str, Job]:
-        """Golden outputs of both, and the layers of both."""
+        """Golden outputs of both, their other outputs, and the layers of both."""
         jobs = {"golden": case.evaluation(GOLDEN), "reference": case.evaluation(GOLDEN, subject=case.reference)}
+        names, _ = other_outputs(case, settings.outputs)
+        if names:
+            jobs["others"] = evaluation(case, names)
+            jobs["reference_others"] = evaluation(case, names, case.reference)
         if settings.layers and layers_of(case):
             n = few(case, settings.layer_inputs)
             jobs |= {"layers": looking(case, n), "reference_layers": looking(case, n, reference=True)}
@@ -70,11 +78,11 @@ class FidelityStudy(Study):
         return {"golden", "reference"} <= results.keys()
 
     def tolerated(self) -> frozenset[str]:
-        """A runtime may refuse a graph that returns its inner tensors; the output's figures do not need them."""
-        return frozenset({"layers", "reference_layers", "own"})
+        """A runtime may refuse a graph that returns its inner tensors or all outputs; the output's figures need neither."""
+        return frozenset({"layers", "reference_layers", "own", "others", "reference_others"})
 
     def analyse(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Analysis:
-        """Rows for the output, then for the worst layers."""
+        """Rows for the output, for the slices of all outputs, then for the worst layers."""
         fidelity = Fidelity()
         blocks = zip(
             chunks(results["reference"], "golden", case.data.n),
@@ -87,6 +95,7 @@ class FidelityStudy(Study):
         if (rows[-1].metric, rows[-1].value) == ("top1_agreement", 1) and _computes_as_reference(case, results):
             detail = f"exact: all {case.data.n} outputs are bit for bit the reference's"
             rows[-1] = replace(rows[-1], ci_low=1.0, ci_high=1.0, detail=detail)
+        rows.extend(slice_rows(case, results, settings.outputs))
         if settings.layers and layers_of(case):
             rows.extend(self._layer_rows(case, settings, results))
         return Analysis(rows)

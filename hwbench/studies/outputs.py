@@ -18,14 +18,23 @@ from hwbench.topk import topk
 from hwbench.worker.protocol import JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_CHUNK = 1024
+_CHUNK, _CHUNK_ELEMENTS = 1024, 1 << 21
+
+
+def stored(result: JobResult, variant: str, output: int = 0) -> Array:
+    """A variant's stored outputs, mapped and not read."""
+    name = result.data["variants"][variant]["arrays"][output]
+    values: Array = np.load(result.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return values
 
 
 def chunks(result: JobResult, variant: str, n: int, output: int = 0) -> Iterator[tuple[int, Array]]:
-    """A variant's stored outputs, some rows at a time, with the first row's index."""
+    """A variant's stored outputs, some rows at a time, with the first row's index; a row's size decides how many."""
     name = result.data["variants"][variant]["arrays"][output]
-    for start in range(0, n, _CHUNK):
-        yield start, rows(result.folder / f"{name}.npy", start, min(start + _CHUNK, n))
+    wide = int(np.prod(stored(result, variant, output).shape[1:], dtype=np.int64))
+    step = max(1, min(_CHUNK, _CHUNK_ELEMENTS // max(1, wide)))
+    for start in range(0, n, step):
+        yield start, rows(result.folder / f"{name}.npy", start, min(start + step, n))
 
 
 def per_sample(case: Case, metric: Metric, result: JobResult, variant: str, *, top: bool = False) -> Array:

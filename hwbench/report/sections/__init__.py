@@ -22,6 +22,7 @@ from hwbench.report.sections import (
     other,
     portability,
     scaling,
+    slices,
     sustained,
     tradeoff,
     worst_case,
@@ -41,7 +42,7 @@ class SectionModule(Protocol):
 
 
 MODULES: tuple[SectionModule, ...] = (
-    tradeoff, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, least_memory,
+    tradeoff, slices, bit_flips, faults, memory_errors, worst_case, noise, scaling, sustained, memory, least_memory,
     portability, coverage, lint,
 )  # fmt: skip
 
