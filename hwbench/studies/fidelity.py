@@ -16,7 +16,7 @@ from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
 from hwbench.studies.layers import computing_alone, few, layers_of, looking, pairs, reason, reference_layers, seen
 from hwbench.studies.outputs import chunks, output_digests, row
-from hwbench.studies.slices import evaluation, other_outputs, slice_rows
+from hwbench.studies.parts import evaluation, other_outputs, slice_rows
 from hwbench.table import Row, condition
 from hwbench.worker.protocol import STOPPED, Job, JobResult
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import hwbench
-from hwbench.studies.slices import span
+from hwbench.studies.parts import span
 from hwbench.verdict import WORST_SLICE_DB
 from tests import models
 
