@@ -24,6 +24,8 @@ from hwbench.profile import Precision
 from hwbench.stored import Inventory
 from hwbench.worker.protocol import JobContext
 
+# ONNX Runtime's quantizer takes a second of processor time for 300 outputs, 10 for 1,000 and minutes for 3,000.
+MAX_OUTPUTS = 500
 # The int4 quantizer takes MatMul and leaves Gemm alone, so a MatMul must not be fused with the addition after it.
 _KEPT_APART = {"int4": ("MatMulAddFusion",)}
 
@@ -182,6 +184,16 @@ def _fp32(source: Path, target: Path, _precision: Precision, _feeds: Calibration
     return {}
 
 
+def _require_few_outputs(source: Path) -> None:
+    outputs = len(read_proto(source).graph.output)
+    if outputs > MAX_OUTPUTS:
+        raise UnavailableError(
+            f"the model has {outputs} outputs, and static quantization, whose time grows with the square of their number, "
+            f"takes up to {MAX_OUTPUTS}",
+            "export the model with the outputs that are used",
+        )
+
+
 def _int8_static(source: Path, target: Path, precision: Precision, feeds: CalibrationFeeds) -> Mapping[str, str]:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -192,6 +204,7 @@ def _int8_static(source: Path, target: Path, precision: Precision, feeds: Calibr
         "percentile": CalibrationMethod.Percentile,
     }
     method = precision.calibration.method
+    _require_few_outputs(source)
     with _quiet():
         calibrated = calibrate(source, feeds, method, precision.calibration.percentile, large=_is_large(source))
         quantize_static(

@@ -1,5 +1,6 @@
 """What every precision makes of a model, with the real quantizers."""
 
+import time
 from collections import Counter
 
 import ml_dtypes
@@ -377,3 +378,17 @@ def test_dimensions_stay_dynamic_where_a_branch_that_is_not_taken_admits_other_s
     x = np.arange(16, dtype=np.float32).reshape(2, 8)
     made = make(proto, {"x": x, "rate": np.array([[16000]] * 2)}, format=form)
     np.testing.assert_array_equal(made.output({"x": x, "rate": np.array([16000])}), x.mean(axis=1))
+
+
+def test_thousands_of_outputs_are_no_static_build(make, tmp_path):
+    """A graph of 3,000 outputs kept ONNX Runtime's quantizer busy for minutes."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "layer")]
+    nodes += [helper.make_node("Relu", ["h"], [f"y{at}"], f"relu{at}") for at in range(3000)]
+    outputs = {f"y{at}": (TensorProto.FLOAT, ["N", 3]) for at in range(3000)}
+    weights = {"w": np.ones((4, 3), np.float32)}
+    proto = models.make_model(nodes, {"x": (TensorProto.FLOAT, ["N", 4])}, outputs, weights)
+    started = time.process_time()
+    with pytest.raises(UnavailableError, match=r"the model has 3000 outputs, .*takes up to 500 .export the model with"):
+        make(proto, format="int8", activations="u8", weights="s8")
+    assert time.process_time() - started < 30
+    assert make(proto, format="fp32").ops["Relu"] == 3000

@@ -9,9 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hwbench.bounds import TRIALS
 from hwbench.faults.design import Flags, Floats, Integers
 from hwbench.stats import Estimate
 from hwbench.stats.estimate import check_level
+
+
+class TooManyTrialsError(ValueError):
+    """A campaign needs more trials than can be planned.
+
+    Args:
+        trials: The number that it needs.
+    """
+
+    def __init__(self, trials: int) -> None:
+        self.trials = trials
+        super().__init__(f"this takes {trials:,} trials, more than the {TRIALS:,} of a campaign")
 
 
 class Results:
@@ -109,7 +122,11 @@ class Sampler(ABC):
 
     @abstractmethod
     def next(self, results: Results) -> Wanted | None:
-        """Which trials to run, given all results so far; None when the campaign is finished."""
+        """Which trials to run, given all results so far; None when the campaign is finished.
+
+        Raises:
+            TooManyTrialsError: More than `hwbench.bounds.TRIALS` are needed.
+        """
 
     def estimate(
         self, results: Results, groups: Mapping[Hashable, Collection[Hashable]] | None = None

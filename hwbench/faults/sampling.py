@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hwbench.bounds import TRIALS
 from hwbench.faults.design import (
     Design,
     Flags,
@@ -28,7 +29,7 @@ from hwbench.faults.design import (
     predict,
     sums,
 )
-from hwbench.faults.sampler import CampaignEstimate, Rates, Results, Sampler, Wanted
+from hwbench.faults.sampler import CampaignEstimate, Rates, Results, Sampler, TooManyTrialsError, Wanted
 from hwbench.faults.two_stage import Inputs, Stage, Trials, TwoStage
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import Spread
@@ -41,6 +42,7 @@ __all__ = [
     "Results",
     "Sampler",
     "Stratified",
+    "TooManyTrialsError",
     "Uniform",
     "Wanted",
 ]
@@ -51,6 +53,8 @@ class Exhaustive(Sampler):
 
     def next(self, results: Results) -> Wanted | None:
         """All faults not tried yet."""
+        if self.size.sum() > TRIALS:
+            raise TooManyTrialsError(int(self.size.sum()))
         done = np.bincount(self._positions(results.strata), minlength=self.size.size)
         return self._wanted(self.size - done)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 
 import numpy as np
 
+from hwbench.bounds import TRIALS
 from hwbench.faults.design import Design, Flags, Floats, Guess, Integers, powers
-from hwbench.faults.sampler import Rates, Results, Sampler, Wanted
+from hwbench.faults.sampler import Rates, Results, Sampler, TooManyTrialsError, Wanted
 from hwbench.stats.campaign import Spread
 
 SPENDING = tuple(0.5**look for look in range(1, 13))
@@ -228,9 +230,11 @@ class TwoStage(Sampler):
             return [self._pilot.rates(trials, wave, part, self.level) for part in members]
         early = trials.among_first(first)
         pilot, main = trials.where(early), trials.where(~early)
-        tried = main.per_stratum(self.size.size)
-        reached = takewhile(lambda counts: bool((tried >= counts).all()), self._counts(stage, 1))
-        look = max(0, sum(1 for _ in reached) - 1)
+        tried, reached = main.per_stratum(self.size.size), 0
+        with suppress(TooManyTrialsError):  # of a look that cannot be reached
+            for _ in takewhile(lambda counts: bool((tried >= counts).all()), self._counts(stage, 1)):
+                reached += 1
+        look = max(0, reached - 1)
         level = self._look_level(look)
 
         def rates(part: Flags) -> Rates:
@@ -250,13 +254,17 @@ class TwoStage(Sampler):
             if pilot.stratum.size < counts.sum():
                 return wave, counts, None
             stage = self._main_stage(pilot)
+            _require_plannable(stage, stage.looks[0])  # before a larger pilot is run for it
             if self._budget or pilot.stratum.size >= PILOT_OF_MAIN * stage.looks[0]:
                 break
         return wave, counts, stage
 
     def _counts(self, stage: Stage, number: int) -> Iterator[Integers]:
         """For each look, array [strata] of the stage's trials by then."""
-        return self._draw(stage.design, stage.looks, np.random.default_rng([self._seed, number]))
+        draws = self._draw(stage.design, stage.looks, np.random.default_rng([self._seed, number]))
+        for look in stage.looks:
+            _require_plannable(stage, look)  # before as many are drawn
+            yield next(draws)
 
     @abstractmethod
     def _first_design(self) -> Design:
@@ -328,6 +336,12 @@ class TwoStage(Sampler):
         """Array [strata]: the faults that a main stage over so many inputs draws from."""
         exact = self._pilot.inputs is None and inputs is None
         return self.size - pilot.per_stratum(self.size.size) if exact else self.size
+
+
+def _require_plannable(stage: Stage, look: int) -> None:
+    needed = look if stage.design.repeats else min(look, int(stage.design.remaining.sum()))
+    if needed > TRIALS:
+        raise TooManyTrialsError(needed)
 
 
 def _at_level(rates: Rates, level: float) -> Rates:

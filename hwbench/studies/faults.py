@@ -16,7 +16,7 @@ from hwbench.errors import DataError, InputError
 from hwbench.faults import names
 from hwbench.faults.listing import SCHEMA, check_lines, open_list, read_faults
 from hwbench.faults.sampler import Results, Sampler
-from hwbench.faults.sampling import Exhaustive, Inputs, Stratified, Uniform
+from hwbench.faults.sampling import Exhaustive, Inputs, Stratified, TooManyTrialsError, Uniform
 from hwbench.faults.space import FaultSpace
 from hwbench.stats import Estimate
 from hwbench.stats.campaign import bounded_mean, leveugle
@@ -55,6 +55,7 @@ class Campaign:
         wanted: Jobs that must be done before anything more can be said.
         inputs: The order of the inputs where trials run over some of them, from `input_order`; else None.
         alone: Trials whose shard died, so that each was run by a full rebuild.
+        problem: Why the campaign cannot go on; empty while it can.
     """
 
     sampler: Sampler | None
@@ -65,6 +66,7 @@ class Campaign:
     wanted: dict[str, Job]
     inputs: Array | None = None
     alone: frozenset[int] = frozenset()
+    problem: str = ""
 
     @classmethod
     def empty(cls, sampler: Sampler | None, inputs: Array | None = None) -> Campaign:
@@ -153,7 +155,10 @@ class FaultsStudy(Study):
         if settings.faults is not None:
             _listed(case, Path(settings.faults))
         elif not self.obstacle(case, settings):
-            _space(case, settings)
+            try:
+                _sampler(_space(case, settings), settings, case, case.data.n).next(Results.none())
+            except TooManyTrialsError as error:
+                raise InputError(_too_many(settings, error)) from None
 
     def obstacle(self, case: Case, settings: FaultsSettings) -> str:
         """Reason why no fault can be drawn; empty if one can."""
@@ -166,7 +171,7 @@ class FaultsStudy(Study):
     def extend(self, case: Case, settings: FaultsSettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
         """Trials of shards that died, one by one; the next stage's trials; then a sample of all, run by a full rebuild."""
         campaign = self._campaign(case, settings, results)
-        if campaign.wanted or "verify" in results or not settings.segmented:
+        if campaign.wanted or campaign.problem or "verify" in results or not settings.segmented:
             return campaign.wanted
         return _verification(case, settings, campaign)
 
@@ -197,6 +202,8 @@ class FaultsStudy(Study):
         """Rates with intervals, and one line a trial."""
         campaign = self._campaign(case, settings, results, whole=True)
         table = _table(campaign.trials, campaign.counts, campaign.errors)
+        if campaign.problem:
+            return Analysis([self.missing("unavailable", campaign.problem)], parts={"trials": table})
         if not campaign.counts[:, 0].any():
             why = "no input counts: fault-free, not one gives a finite output" + (
                 ", and a right one" * settings.only_correct
@@ -244,7 +251,11 @@ class FaultsStudy(Study):
             return
         campaign = replace(campaign, sampler=_sampler(space, settings, case, available))
         while campaign.sampler is not None and not campaign.wanted:
-            more = campaign.sampler.next(campaign.results())
+            try:
+                more = campaign.sampler.next(campaign.results())
+            except TooManyTrialsError as error:
+                yield replace(campaign, problem=_too_many(settings, error))
+                return
             if more is None:
                 break
             like = settings.kind, settings.width if settings.kind == "burst" else 1
@@ -284,13 +295,20 @@ def interim(stages: Sequence[Campaign], level: float) -> Interim:
     last = stages[-1]
     done = last.counts[:, 0] > 0
     figure: Estimate | None = None
-    if isinstance(last.sampler, Stratified):
+    if isinstance(last.sampler, Stratified) and not last.problem:
         complete = [campaign for campaign in stages if not campaign.wanted]
         figure = last.sampler.estimate(complete[-1].results()).overall.sdc if complete else None
     elif done.any():
         figure = bounded_mean(last.counts[done, 1] / last.counts[done, 0], 0.0, 1.0, level)
     said = f"SDC {figure.value:.3%} [{figure.low:.3%}, {figure.high:.3%}]" if figure is not None else ""
     return Interim(int(done.sum()), last.trials.height, "trials", said)
+
+
+def _too_many(settings: FaultsSettings, error: TooManyTrialsError) -> str:
+    """The message where a campaign needs more trials than can be planned."""
+    if settings.sampler == "exhaustive":
+        return f"settings.faults.sampler = 'exhaustive': {error}; select fewer tensors or bits, or sample them"
+    return f"settings.faults.ci_half_width = {settings.ci_half_width}: {error}; give a wider one, or a number of trials"
 
 
 def _space(case: Case, settings: FaultsSettings, listed: Collection[str] = ()) -> FaultSpace:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwbench.faults.design import Design, pilot_design, powers
-from hwbench.faults.sampling import Exhaustive, Inputs, Results, Stratified, Uniform
+from hwbench.faults.sampling import Exhaustive, Inputs, Results, Stratified, TooManyTrialsError, Uniform
 from hwbench.stats import proportion
 from hwbench.stats.campaign import leveugle
 
@@ -433,3 +433,31 @@ def test_samplers_refuse_strata_they_do_not_know():
 def test_results_refuse_impossible_trials(columns, message):
     with pytest.raises(ValueError, match=message):
         Results(["a", "a"], *columns)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        lambda strata: Exhaustive(strata),
+        lambda strata: Uniform(strata, half_width=1e-9),
+        lambda strata: Uniform(strata, half_width=1e-9, inputs=Inputs(100)),
+        lambda strata: Stratified(strata, half_width=1e-9),
+        lambda strata: Stratified(strata, half_width=1e-9, inputs=Inputs(100)),
+    ],
+)
+def test_campaigns_beyond_any_memory_are_refused_before_a_fault_is_drawn(sampler):
+    with pytest.raises(TooManyTrialsError, match=r"this takes [\d,]{9,} trials, more than the 5,000,000"):
+        sampler([(("a", bit), 10**11) for bit in range(8)]).next(Results.none())
+
+
+@pytest.mark.parametrize("kind", [Uniform, Stratified])
+@pytest.mark.parametrize("inputs", [None, Inputs(100, per_trial=10)])
+def test_a_main_stage_beyond_any_memory_is_refused_with_the_number_of_trials(kind, inputs):
+    strata = [(("a", bit), 10**11) for bit in range(8)]
+    sampler = kind(strata, half_width=1e-4, inputs=inputs)
+    pilot = sampler.next(Results.none())
+    names = [name for name, count in pilot.trials.items() for _ in range(count)]
+    changed = np.arange(len(names)) % 2 * 10  # half of the trials change an answer
+    with pytest.raises(TooManyTrialsError) as refused:
+        sampler.next(Results(names, [10] * len(names), changed, np.zeros(len(names), int)))
+    assert 5_000_000 < refused.value.trials < 10**12

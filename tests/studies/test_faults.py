@@ -579,6 +579,36 @@ def test_what_data_or_task_cannot_give_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (
+            {"sampler": "exhaustive"},
+            r"sampler = 'exhaustive': this takes [\d,]+ trials, more than the 100 of a camp",
+        ),
+        (
+            {"ci_half_width": 1e-4},
+            r"ci_half_width = 0.0001: this takes [\d,]+ trials, .*; give a wider one, or a number of",
+        ),
+    ],
+)
+def test_campaigns_that_no_memory_holds_are_refused_before_anything_runs(
+    make_study_case, cnn, monkeypatch, settings, said
+):
+    for module in ("sampling", "sampler", "two_stage"):
+        monkeypatch.setattr(f"hwbench.faults.{module}.TRIALS", 100)
+    with pytest.raises(InputError, match=said):
+        FaultsStudy().check_build(make_study_case(cnn), FaultsSettings(**settings))
+
+
+def test_a_campaign_whose_pilot_foresees_too_many_trials_is_unavailable(make_study_case, cnn, tmp_path, monkeypatch):
+    monkeypatch.setattr("hwbench.faults.two_stage.TRIALS", 150)
+    made = Measured(make_study_case(cnn), tmp_path / "jobs", ci_half_width=0.02)
+    (row,) = made.analysis.rows
+    assert (row.status, row.value) == ("unavailable", None)
+    assert "ci_half_width = 0.02: this takes" in row.detail
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
         ({"trials": 0}, "greater than 0"),
         ({"trials": 5, "faults": "list.csv"}, "give one of them"),
         ({"inputs_per_fault": 5, "faults": "list.csv"}, "leave inputs_per_fault out, or the list"),
