@@ -16,6 +16,7 @@ from onnx_ir.passes import PassBase, Sequential, common
 from hwbench.backend import BatchAxes, TensorSpec
 from hwbench.errors import ModelError, UnknownNameError
 from hwbench.files import require_file
+from hwbench.model_checks import check_functions, check_inputs, check_names, check_tensors, external_files
 from hwbench.stored import Inventory
 
 # What the oldest runtime a target may run reads: ONNX Runtime 1.26, the newest that works on an emulated Arm core.
@@ -90,6 +91,8 @@ class Model:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
             raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+        check_tensors(proto, path)
+        check_functions(proto, path)
         stored = {tensor.name for tensor in proto.graph.initializer}
         files = [path, *external_files(proto, path)]
         digest = hashlib.sha256()
@@ -99,6 +102,7 @@ class Model:
                     digest.update(block)
         fed = [value for value in proto.graph.input if value.name not in stored]
         inputs = tuple(_spec(value, path) for value in fed)
+        check_inputs({spec.name: spec.shape for spec in inputs}, path)
         outputs = tuple(_spec(value, path) for value in proto.graph.output)
         axes = _inferred_axes(fed, proto.graph.output) | _given_axes(batch_axes or {}, inputs, outputs, path)
         return cls(
@@ -154,35 +158,9 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or a truncated one: {_first_line(error)}") from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX file, or one without a graph")
+    check_names(proto, path)
     external_files(proto, path)
     return proto
-
-
-def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    """The external data files of a model, each inside the model's folder.
-
-    Raises:
-        ModelError: A location is absolute, leads outside the folder (by ``..`` or a link), is missing or too short.
-    """
-    folder = path.parent.resolve()
-    found: dict[Path, None] = {}
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        file = (folder / location).resolve()
-        if Path(location).is_absolute() or not file.is_relative_to(folder):
-            raise ModelError(
-                f"{path}: tensor {tensor.name!r} refers to {location!r}, outside the model's folder; refused"
-            )
-        if not file.is_file():
-            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is missing")
-        ends = [entries.get(key) or "0" for key in ("offset", "length")]
-        if not all(end.isdecimal() for end in ends) or sum(map(int, ends)) > file.stat().st_size:
-            raise ModelError(f"{path}: tensor {tensor.name!r} refers to {location!r}, which is truncated")
-        found[file] = None
-    return list(found)
 
 
 def normalize(

@@ -15,7 +15,8 @@ from hwbench import __version__
 from hwbench.build import Recipe, make_build, work_folder
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
-from hwbench.errors import JobError, ModelError, SpecError, UnavailableError, UnknownNameError
+from hwbench.dataset.materialise import STORABLE
+from hwbench.errors import DataError, JobError, ModelError, SpecError, UnavailableError, UnknownNameError
 from hwbench.metrics import Metric, classifies, resolve_task
 from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
@@ -134,12 +135,20 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         output = next((one for one in model.outputs if one.name == (spec.output or model.outputs[0].name)), None)
         if output is None:
             raise UnknownNameError("output", str(spec.output), [one.name for one in model.outputs])
+        if output.dtype not in STORABLE:
+            raise ModelError(
+                f"{model.path}: output {output.name!r} is {output.dtype}, which cannot be evaluated; put a Cast to float32 "
+                "behind it, or name another output"
+            )
         _check_pair(model, reference, output.name)
         own = spec.metric is not None and is_reference(spec.metric)
         if spec.task in (None, "classification") and not own and classifies(output):
             data = data.with_class_numbers(output.shape[1])
         data, calibration, note = _calibration(spec, model, data, folder)
-        metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
+        try:
+            metrics = resolve_task(spec.task, spec.metric, output, np.dtype(data.labels.dtype) if data.labels else None)
+        except DataError as error:
+            raise DataError(f"{model.path}: {error}") from error
         if metrics[0].k and data.labels is not None and output.shape[1]:
             data.check_labels(output.shape[1])
         inferred = "regression" if data.labels is not None else "unlabeled"

@@ -62,6 +62,11 @@ def settle_labels(prepared: Prepared, golden: JobResult) -> Prepared:
     """
     name = golden.data["variants"]["golden"]["arrays"][0]
     outputs = golden.array(name)
+    if not outputs.ndim or len(outputs) != prepared.data.n:
+        raise ModelError(
+            f"{prepared.reference.path}: output {prepared.output!r} has shape {list(outputs.shape)}, not one row for each of "
+            f"the {prepared.data.n} inputs; name another output"
+        )
     if prepared.task == "embedding" and prepared.data.labels is None:
         labels = NpyFile(golden.folder / f"{name}.npy", name, outputs.shape, outputs.dtype.name)
         prepared = replace(prepared, data=replace(prepared.data, labels=labels))

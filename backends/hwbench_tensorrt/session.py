@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from hwbench.backend import Array, ExecutedNode, Feeds, ModelSource, Session, TensorSpec
 from hwbench.errors import ModelError, UnsupportedError
