@@ -54,7 +54,7 @@ def _entries(path: str, given: Mapping[str, Any], allowed: Mapping[str, Values])
         elif isinstance(choice := allowed[key], str):
             refused[f"{path}.{key}"] = f"set options.{choice} instead"
         elif not _fits(value, choice):
-            refused[f"{path}.{key}"] = f"takes {_described(choice)}, not {_shown(value)!r}"
+            refused[f"{path}.{key}"] = f"takes {_described(choice)}, not '{_shown(value)}'"
     return refused
 
 
@@ -80,4 +80,6 @@ def _described(values: Values) -> str:
 
 
 def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    """The beginning of a text of the user's, without what a terminal would obey."""
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return shown if shown.isprintable() else repr(shown)

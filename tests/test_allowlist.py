@@ -90,6 +90,13 @@ def test_the_rest_is_refused_by_name(options, path, reason):
     assert reason in refused[path]
 
 
+def test_a_message_holds_nothing_that_a_terminal_obeys():
+    [(path, _)] = beyond_allowlist(Options, {"entries": {"k\x1b[2J": "1"}}).items()
+    [reason] = beyond_allowlist(Options, {"entries": {"count": "\x1b[2J"}}).values()
+    assert path.isprintable()
+    assert reason.isprintable()
+
+
 def test_a_long_key_and_a_long_value_are_cut():
     [(path, _)] = beyond_allowlist(Options, {"entries": {"k" * 10_000: "1"}}).items()
     [reason] = beyond_allowlist(Options, {"entries": {"count": "9" * 10_000}}).values()
