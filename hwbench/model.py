@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -112,7 +113,7 @@ class Model:
             outputs=outputs,
             batch_axes={name: axis for name, axis in axes.items() if axis != 0},
             nodes=len(proto.graph.node),
-            parameters=sum(place.size(proto) for place in Inventory.of(proto).places),
+            parameters=sum(math.prod(place.shape(proto)) for place in Inventory.of(proto).places),
             bytes=sum(file.stat().st_size for file in files),
         )
 

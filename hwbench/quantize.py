@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def contents(path: Path) -> dict[str, Any]:
     proto = read_proto(path)
     stored: Counter[str] = Counter()
     for place in Inventory.of(proto).places:
-        stored[place.element_type(proto)] += place.size(proto)
+        stored[TensorProto.DataType.Name(place.element_type(proto)).lower()] += math.prod(place.shape(proto))
     return {
         "stored": dict(stored),
         "compute": dict(Counter(asked_precisions(path).values())),

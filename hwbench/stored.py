@@ -64,18 +64,18 @@ class Place:
         """The way to the initializer, node or function of the model that it is in."""
         return self.path[:1] if self.path[0][0] == "functions" else self.path[:2]
 
-    def size(self, model: Any) -> int:
-        """Its elements."""
+    def shape(self, model: Any) -> tuple[int, ...]:
+        """Its shape."""
         message = follow(model, self.path)
         if not self.field:
-            return math.prod(message.dims)
-        return len(getattr(message, self.field)) if self.field in ("floats", "ints") else 1
+            return tuple(message.dims)
+        return (len(getattr(message, self.field)),) if self.field in ("floats", "ints") else ()
 
-    def element_type(self, model: Any) -> str:
-        """What ONNX calls its element type, in lower case."""
+    def element_type(self, model: Any) -> int:
+        """The number of its element type in ``onnx.TensorProto.DataType``."""
         if self.field:
-            return "float" if self.field in _FLOAT_TAGS else "int64"
-        return str(TensorProto.DataType.Name(follow(model, self.path).data_type)).lower()
+            return TensorProto.FLOAT if self.field in _FLOAT_TAGS else TensorProto.INT64
+        return int(follow(model, self.path).data_type)
 
     def read(self, root: Any, done: int = 0) -> Array:
         """Its numbers, bit for bit as they are stored; int4 as one element a byte (ml_dtypes).

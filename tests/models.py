@@ -197,6 +197,96 @@ def carried_state(seed: int = 0, batch: int | str = "N") -> onnx.ModelProto:
     return make_model(nodes, inputs, {"y": (1, [batch, 4]), "next": (1, [2, batch, 16])}, weights)
 
 
+def trees(n_trees: int = 3, seed: int = 0) -> onnx.ModelProto:
+    """A forest of trees of depth two, all its numbers in one node's attributes: ``x`` (N, 6) to ``y`` (N, 3)."""
+    rng = np.random.default_rng(seed)
+    left, right = [1, 3, 5, 0, 0, 0, 0], [2, 4, 6, 0, 0, 0, 0]
+    leaves = [(tree, node, label) for tree in range(n_trees) for node in range(3, 7) for label in range(3)]
+    node = helper.make_node(
+        "TreeEnsembleClassifier",
+        ["x"],
+        ["label", "y"],
+        "forest",
+        domain="ai.onnx.ml",
+        nodes_treeids=[tree for tree in range(n_trees) for _ in range(7)],
+        nodes_nodeids=[*range(7)] * n_trees,
+        nodes_featureids=rng.integers(0, 6, 7 * n_trees).tolist(),
+        nodes_modes=[*["BRANCH_LEQ"] * 3, *["LEAF"] * 4] * n_trees,
+        nodes_values=rng.normal(0, 0.5, 7 * n_trees).astype(np.float32).tolist(),
+        nodes_truenodeids=left * n_trees,
+        nodes_falsenodeids=right * n_trees,
+        class_treeids=[tree for tree, _, _ in leaves],
+        class_nodeids=[node for _, node, _ in leaves],
+        class_ids=[label for _, _, label in leaves],
+        class_weights=rng.random(len(leaves)).astype(np.float32).tolist(),
+        classlabels_int64s=[0, 1, 2],
+    )
+    return make_model([node], {"x": (1, ["N", 6])}, {"y": (1, ["N", 3])})
+
+
+def branches(seed: int = 0) -> onnx.ModelProto:
+    """Weights in the branches of an If, of another inside it and in the body of a Loop: ``x`` (N, 6) to ``y`` (N, 4)."""
+    weights = _normal(seed, then=(6, 6), inner=(6, 6), body=(6, 6), w=(6, 4))
+    plain = helper.make_node(
+        "Constant", [], ["shift"], "shift", value=numpy_helper.from_array(np.full(6, 0.5, np.float32))
+    )
+    innermost = [plain, helper.make_node("Add", ["x", "shift"], ["moved"], "move")]
+    inner = helper.make_node(
+        "If",
+        ["is_low"],
+        ["chosen_inside"],
+        "inner_if",
+        then_branch=_branch([helper.make_node("MatMul", ["x", "v"], ["product"])], "product", v=weights["inner"]),
+        else_branch=_branch(innermost, "moved"),
+    )
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["carried", "v"], ["next"], "step"),
+            helper.make_node("Tanh", ["next"], ["bent"]),
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried", 1, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("bent", 1, None),
+        ],
+        [numpy_helper.from_array(weights["body"], "v")],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["highest"], keepdims=0),
+        helper.make_node("ReduceMin", ["x"], ["lowest"], keepdims=0),
+        helper.make_node("Greater", ["highest", "limit"], ["is_high"]),
+        helper.make_node("Less", ["lowest", "limit"], ["is_low"]),
+        helper.make_node(
+            "If",
+            ["is_high"],
+            ["chosen"],
+            "outer_if",
+            then_branch=_branch([helper.make_node("MatMul", ["x", "v"], ["then"])], "then", v=weights["then"]),
+            else_branch=_branch([inner], "chosen_inside"),
+        ),
+        helper.make_node("Loop", ["trips", "", "chosen"], ["looped"], "loop", body=body),
+        helper.make_node("MatMul", ["looped", "w"], ["y"], "classifier"),
+    ]
+    stored = {"limit": np.float32(2.5), "trips": np.array(2), "w": weights["w"]}
+    return make_model(nodes, {"x": (1, ["N", 6])}, {"y": (1, ["N", 4])}, stored)
+
+
+def numberless() -> onnx.ModelProto:
+    """A model that stores no number: ``x`` (N, 4) to ``y`` (N, 4)."""
+    return make_model([helper.make_node("Relu", ["x"], ["y"], "relu")], {"x": (1, ["N", 4])}, {"y": (1, ["N", 4])})
+
+
+def _branch(nodes: Sequence[onnx.NodeProto], output: str, **stored: Array) -> onnx.GraphProto:
+    initializers = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(output, 1, None)], initializers)
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A model whose node ``strange`` is of an operator that no runtime knows."""
     nodes = [

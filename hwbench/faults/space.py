@@ -31,7 +31,7 @@ _INPUTS: Mapping[str, Sequence[Role]] = {
     "MatMulNBits": ("weight", "weight", "scale", "zero_point", "constant", "bias"),
 }
 # What the attributes of the classical machine learning domain are for; lists that are not named here are constants.
-_ATTRIBUTES: Mapping[str, Role] = {
+ATTRIBUTE_ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("coefficients", "support_vectors", "weights"), "weight"),
     **dict.fromkeys(("class_weights", "target_weights", "leaf_weights"), "weight"),
     **dict.fromkeys(("intercepts", "base_values", "rho", "offset"), "bias"),
@@ -194,7 +194,7 @@ class _Roles:
         name, around = place.name, place.path[:-1]
         if place.attribute:
             if place.op_type not in _CONSTANTS:
-                return _ATTRIBUTES.get(place.attribute.removesuffix("_as_tensor"), "constant"), place.op_type
+                return ATTRIBUTE_ROLES.get(place.attribute.removesuffix("_as_tensor"), "constant"), place.op_type
             around = place.path[: max(at for at, (field, _) in enumerate(place.path) if field == "node")]
             name = follow(self._model, place.path[: len(around) + 1]).output[0]
         elif len(around) > 1:

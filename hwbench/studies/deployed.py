@@ -19,7 +19,7 @@ from hwbench.faults.space import FaultSpace
 from hwbench.stored import Inventory
 from hwbench.studies.base import Case
 from hwbench.table import Row
-from hwbench.worker.perturb import stored_initializers
+from hwbench.worker.perturb import stored_initializers, weight_widths
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Places = Literal["stored", "activations", "inputs", "artefact"]
@@ -97,19 +97,46 @@ def deployed(path: Path) -> Deployed:
     return Deployed(path, model, stored, GraphCutter(model), FaultSpace.of(model, stored))
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a deployed model stores, without the numbers themselves.
+
+    Attributes:
+        elements: How many stored elements can have faults.
+        left_out: What else is stored, to how many elements.
+        has_weights: True if some of the numbers are weights, which noise is added to.
+    """
+
+    elements: int
+    left_out: Mapping[str, int]
+    has_weights: bool
+
+
+@lru_cache(maxsize=64)
+def contents(path: Path) -> Contents:
+    """Read what a deployed model stores."""
+    model = onnx.load(path, load_external_data=False)
+    inventory = Inventory.of(model)
+    alike = {
+        place.name: np.broadcast_to(
+            np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(place.element_type(model))), place.shape(model)
+        )
+        for place in inventory.places
+    }
+    elements = sum(array.size for array in alike.values())
+    return Contents(elements, inventory.left_out, bool(weight_widths(alike, model.graph.node)))
+
+
 def numbers_obstacle(case: Case) -> str:
     """`NO_NUMBERS` if a build stores nothing that a fault could be in, else empty."""
-    return "" if deployed(case.subject.build.model).stored else NO_NUMBERS
+    return "" if contents(case.subject.build.model).elements else NO_NUMBERS
 
 
 def coverage_rows(study: str, case: Case) -> Iterator[Row]:
     """The share of what a build stores that faults are drawn in, where that is not all."""
-    build = deployed(case.subject.build.model)
-    left_out = Inventory.of(build.model).left_out
-    covered, missing = sum(array.size for array in build.stored.values()), sum(left_out.values())
-    if missing:
-        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in left_out.items())
-        detail = f"{covered:,} of {covered + missing:,} stored elements can have faults; left out: {kinds}"
-        yield Row(
-            study, "covered_numbers", "{}", covered / (covered + missing), "ratio", n=covered + missing, detail=detail
-        )
+    stored = contents(case.subject.build.model)
+    total = stored.elements + sum(stored.left_out.values())
+    if stored.left_out:
+        kinds = ", ".join(f"{count:,} of {kind}" for kind, count in stored.left_out.items())
+        detail = f"{stored.elements:,} of {total:,} stored elements can have faults; left out: {kinds}"
+        yield Row(study, "covered_numbers", "{}", stored.elements / total, "ratio", n=total, detail=detail)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from hwbench.bounds import DRAWS, INPUTS, POINTS
 from hwbench.studies.base import GOLDEN, Analysis, Case, Settings, Study
+from hwbench.studies.deployed import contents
 from hwbench.studies.draws import NO_DRAWS, Level, Sampling, design_of
 from hwbench.studies.outputs import row
 from hwbench.studies.sweep import figure, finite_rows, loss
@@ -96,6 +97,8 @@ class NoiseStudy(Study):
         if (settings.snr_db or settings.impulse_rates) and not _has_floating_input(case):
             why = "no input of this model is a floating-point tensor; noise on inputs needs one"
             rows.append(self.missing("unavailable", why))
+        if settings.weight_sigmas and not _has_weights(case):
+            rows.append(self.missing("unavailable", "this build stores no weights; noise on weights needs some"))
         for sampling in samplings:
             if not sampling.restored(results):
                 why = "the golden output was not the same, bit for bit, after the noise was undone"
@@ -118,7 +121,7 @@ def _samplings(case: Case, settings: NoiseSettings) -> Iterator[Sampling]:
     inputs: list[Level] = []
     for (kind, key, name), strengths in zip(_INPUT, (settings.snr_db, settings.impulse_rates), strict=True):
         inputs += [_level(kind, key, name, strength) for strength in strengths]
-    weights = [_level(*_WEIGHT, sigma) for sigma in settings.weight_sigmas]
+    weights = [_level(*_WEIGHT, sigma) for sigma in settings.weight_sigmas] if _has_weights(case) else []
     for label, levels in (("inputs", inputs if _has_floating_input(case) else []), ("weights", weights)):
         design = design_of(
             case,
@@ -137,6 +140,10 @@ def _samplings(case: Case, settings: NoiseSettings) -> Iterator[Sampling]:
 def _level(kind: str, key: str, name: str, strength: float) -> Level:
     setting = condition(**{name: strength})
     return Level(setting, {"kind": kind, key: strength}, setting)
+
+
+def _has_weights(case: Case) -> bool:
+    return contents(case.subject.build.model).has_weights
 
 
 def _has_floating_input(case: Case) -> bool:

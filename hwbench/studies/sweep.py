@@ -240,6 +240,9 @@ def figure(case: Case, sweep: Sweep, golden: Golden) -> Estimate:
     found = replace(one, draws=draws, inputs=inputs, lower=whole - width, upper=whole + width)
     value = whole + sign * lost.value
     low, high = value - (found.value - found.estimate.low), value + (found.estimate.high - found.value)
+    value = min(
+        max(value, limits[0]), limits[1]
+    )  # what all draws lost of their inputs may be more than all inputs have
     return enclosing(value, max(limits[0], low), min(limits[1], high), LEVEL, lost.n)
 
 

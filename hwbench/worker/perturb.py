@@ -36,10 +36,11 @@ import onnx
 from numpy.typing import NDArray
 
 from hwbench.errors import InputError, UnknownNameError
-from hwbench.faults import bits
+from hwbench.faults import bits, names
 from hwbench.faults.error_rates import MAX_RATE
 from hwbench.faults.fault import Fault
 from hwbench.faults.memory import Chip, Columns, Memory
+from hwbench.faults.space import ATTRIBUTE_ROLES
 from hwbench.stored import Inventory
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -184,7 +185,8 @@ def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] 
     """Which tensors are weights, to the bits of one weight.
 
     Weights are floating-point numbers and integers of at most 8 bits in two or more dimensions, which leaves out
-    biases, per-tensor and per-channel scales and zero points, and shape constants. With the graph's ``nodes``,
+    biases, per-tensor and per-channel scales and zero points, and shape constants; the weights and thresholds among nodes'
+    attributes, which are lists, are weights too. With the graph's ``nodes``,
     blockwise scales and zero points are left out too, and weights packed several to a byte (MatMulNBits) have their own
     width.
     """
@@ -198,8 +200,14 @@ def weight_widths(tensors: Mapping[str, Array], nodes: Iterable[onnx.NodeProto] 
     return {
         name: packed.get(name, bits.width(tensor.dtype))
         for name, tensor in tensors.items()
-        if tensor.ndim >= 2 and name not in parameters and _holds_weights(tensor.dtype)
+        if (tensor.ndim >= 2 or _is_weight_list(name)) and name not in parameters and _holds_weights(tensor.dtype)
     }
+
+
+def _is_weight_list(name: str) -> bool:
+    """True if stored numbers are an attribute that holds weights or thresholds."""
+    attribute = name.rpartition("/")[2].removesuffix("_as_tensor")
+    return names.is_inside(name) and ATTRIBUTE_ROLES.get(attribute) in ("weight", "threshold")
 
 
 def standard_normal(words: NDArray[np.uint64]) -> NDArray[np.float64]:
