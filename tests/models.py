@@ -197,24 +197,23 @@ def carried_state(seed: int = 0, batch: int | str = "N") -> onnx.ModelProto:
     return make_model(nodes, inputs, {"y": (1, [batch, 4]), "next": (1, [2, batch, 16])}, weights)
 
 
-def trees(n_trees: int = 3, seed: int = 0) -> onnx.ModelProto:
-    """A forest of trees of depth two, all its numbers in one node's attributes: ``x`` (N, 6) to ``y`` (N, 3)."""
-    rng = np.random.default_rng(seed)
-    left, right = [1, 3, 5, 0, 0, 0, 0], [2, 4, 6, 0, 0, 0, 0]
-    leaves = [(tree, node, label) for tree in range(n_trees) for node in range(3, 7) for label in range(3)]
+def trees(n_trees: int = 3, depth: int = 2, seed: int = 0) -> onnx.ModelProto:
+    """A forest of complete trees, all its numbers in one node's attributes: ``x`` (N, 6) to ``y`` (N, 3)."""
+    rng, inner, size = np.random.default_rng(seed), 2**depth - 1, 2 ** (depth + 1) - 1
+    leaves = [(tree, node, label) for tree in range(n_trees) for node in range(inner, size) for label in range(3)]
     node = helper.make_node(
         "TreeEnsembleClassifier",
         ["x"],
         ["label", "y"],
         "forest",
         domain="ai.onnx.ml",
-        nodes_treeids=[tree for tree in range(n_trees) for _ in range(7)],
-        nodes_nodeids=[*range(7)] * n_trees,
-        nodes_featureids=rng.integers(0, 6, 7 * n_trees).tolist(),
-        nodes_modes=[*["BRANCH_LEQ"] * 3, *["LEAF"] * 4] * n_trees,
-        nodes_values=rng.normal(0, 0.5, 7 * n_trees).astype(np.float32).tolist(),
-        nodes_truenodeids=left * n_trees,
-        nodes_falsenodeids=right * n_trees,
+        nodes_treeids=[tree for tree in range(n_trees) for _ in range(size)],
+        nodes_nodeids=[*range(size)] * n_trees,
+        nodes_featureids=rng.integers(0, 6, size * n_trees).tolist(),
+        nodes_modes=[*["BRANCH_LEQ"] * inner, *["LEAF"] * (size - inner)] * n_trees,
+        nodes_values=rng.normal(0, 0.5, size * n_trees).astype(np.float32).tolist(),
+        nodes_truenodeids=[2 * node + 1 if node < inner else 0 for node in range(size)] * n_trees,
+        nodes_falsenodeids=[2 * node + 2 if node < inner else 0 for node in range(size)] * n_trees,
         class_treeids=[tree for tree, _, _ in leaves],
         class_nodeids=[node for _, node, _ in leaves],
         class_ids=[label for _, _, label in leaves],
@@ -261,7 +260,7 @@ def branches(seed: int = 0) -> onnx.ModelProto:
         helper.make_node("ReduceMax", ["x"], ["highest"], keepdims=0),
         helper.make_node("ReduceMin", ["x"], ["lowest"], keepdims=0),
         helper.make_node("Greater", ["highest", "limit"], ["is_high"]),
-        helper.make_node("Less", ["lowest", "limit"], ["is_low"]),
+        helper.make_node("Less", ["lowest", "floor"], ["is_low"]),
         helper.make_node(
             "If",
             ["is_high"],
@@ -270,10 +269,11 @@ def branches(seed: int = 0) -> onnx.ModelProto:
             then_branch=_branch([helper.make_node("MatMul", ["x", "v"], ["then"])], "then", v=weights["then"]),
             else_branch=_branch([inner], "chosen_inside"),
         ),
+        helper.make_node("Shape", ["x"], ["trips"], start=1, end=2),
         helper.make_node("Loop", ["trips", "", "chosen"], ["looped"], "loop", body=body),
         helper.make_node("MatMul", ["looped", "w"], ["y"], "classifier"),
     ]
-    stored = {"limit": np.float32(2.5), "trips": np.array(2), "w": weights["w"]}
+    stored = {"limit": np.float32(2), "floor": np.float32(-2), "w": weights["w"]}
     return make_model(nodes, {"x": (1, ["N", 6])}, {"y": (1, ["N", 4])}, stored)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from models import dynamic_int8, int4, make_model, mlp, small_cnn, static_int8, two_inputs
+from models import branches, dynamic_int8, int4, make_model, mlp, small_cnn, static_int8, trees, two_inputs
 from onnx import helper, numpy_helper
 
 from hwbench.errors import InputError
@@ -91,6 +91,43 @@ def test_roles_in_other_builds():
     dynamic = roles(dynamic_int8(mlp()))
     assert dynamic["w2_quantized"] == ("weight", "MatMulInteger")
     assert dynamic["w2_zero_point"] == ("zero_point", "MatMulInteger")
+
+
+def test_roles_in_attributes_and_inner_graphs():
+    found = {name.removeprefix("@attribute/forest/"): role for name, (role, _) in roles(trees()).items()}
+    weights, constants = {"class_weights"}, {"classlabels_int64s"}
+    assert {name for name, role in found.items() if role == "weight"} == weights
+    assert {name for name, role in found.items() if role == "threshold"} == {"nodes_values"}
+    assert {name for name, role in found.items() if role == "constant"} == constants
+    assert {name for name, role in found.items() if role == "structure"} == {
+        *("class_ids", "class_nodeids", "class_treeids", "nodes_treeids", "nodes_nodeids"),
+        *("nodes_featureids", "nodes_truenodeids", "nodes_falsenodeids"),
+    }
+    inner = "@graph/outer_if/else_branch/@graph/inner_if"
+    assert roles(branches()) == {
+        "limit": ("constant", "Greater"),
+        "floor": ("constant", "Less"),
+        "w": ("weight", "MatMul"),
+        f"{inner}/else_branch/@attribute/shift/value": ("bias", "Add"),
+        f"{inner}/then_branch/v": ("weight", "MatMul"),
+        "@graph/outer_if/then_branch/v": ("weight", "MatMul"),
+        "@graph/loop/body/v": ("weight", "MatMul"),
+    }
+
+
+def test_depth_of_a_number_in_a_branch_is_that_of_its_node():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
+        helper.make_node("Constant", [], ["late"], "late", value=numpy_helper.from_array(np.ones(3, np.float32))),
+        helper.make_node("MatMul", ["a", "v"], ["b"], "second"),
+        helper.make_node("Scaler", ["b"], ["y"], "scaler", domain="ai.onnx.ml", offset=[1.0] * 3, scale=[2.0] * 3),
+    ]
+    weights = {"w": np.ones((2, 3), np.float32), "v": np.ones((3, 3), np.float32)}
+    model = make_model(nodes, {"x": (1, ["N", 2])}, {"y": (1, ["N", 3])}, weights)
+    found = {tensor.name: (tensor.depth, tensor.role) for tensor in space_of(model).tensors}
+    assert found["@attribute/scaler/offset"] == (2, "bias")
+    assert found["@attribute/scaler/scale"] == (2, "scale")
+    assert found["w"] == (0, "weight")
 
 
 def test_an_initializer_that_nothing_reads_is_a_constant():

@@ -52,3 +52,8 @@ def test_only_the_end_of_a_long_stderr_is_kept(tmp_path):
     detail = ending(tmp_path, 1, "noise\n" * 100_000 + "the reason\n").detail
     assert detail.endswith("the reason")
     assert len(detail) < 1000
+
+
+def test_worker_out_of_patience_with_a_faulty_build_took_too_long(tmp_path):
+    end = ending(tmp_path, -27)
+    assert (end.status, end.detail) == ("timeout", "took far more processor time than the fault-free build")
