@@ -132,6 +132,14 @@ def test_no_allowed_entry_names_a_file_a_library_or_an_address():
         assert not FILES.search(key), key
 
 
+def test_shapes_of_tensorrt_are_inputs_with_sizes():
+    shapes = PROVIDER_OPTIONS["trt_profile_min_shapes"]
+    assert shapes.fullmatch("image:1x3x224x224,layer/mask.0:1")
+    assert not any(
+        shapes.fullmatch(text) for text in ("image", "image:", "image:1x", "image:-1", "a:1,", "/etc/x:1;b:2")
+    )
+
+
 @pytest.mark.parametrize("key", SESSION_CONFIG)
 def test_allowed_session_entries_run_and_write_nothing(key, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

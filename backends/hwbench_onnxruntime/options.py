@@ -12,6 +12,8 @@ _SWITCH = ("0", "1")
 _BOOLEAN = ("0", "1", "True", "False", "true", "false")
 _BYTES = range(1 << 50)
 _SPIN_US = range(1_000_001)
+_SHAPE = r"[\w./-]{1,200}:\d{1,9}(x\d{1,9}){0,7}"
+_SHAPES = re.compile(rf"{_SHAPE}(,{_SHAPE}){{0,31}}", re.ASCII)
 # The largest values that a session can use: Linux runs on at most 8,192 processors, and no machine has as many GPUs.
 _MOST = {"device_id": 1023, "intra_op_threads": 8192, "inter_op_threads": 8192}
 
@@ -80,12 +82,18 @@ PROVIDER_OPTIONS: dict[str, Any] = {
     "trt_cuda_graph_enable": _BOOLEAN,
     "trt_dla_core": range(16),
     "trt_dla_enable": _BOOLEAN,
+    "trt_engine_hw_compatible": _BOOLEAN,
     "trt_force_sequential_engine_build": _BOOLEAN,
     "trt_fp16_enable": _BOOLEAN,
+    "trt_int8_enable": _BOOLEAN,
     "trt_layer_norm_fp32_fallback": _BOOLEAN,
     "trt_max_partition_iterations": range(1_000_001),
     "trt_max_workspace_size": _BYTES,
     "trt_min_subgraph_size": range(1_000_001),
+    "trt_op_types_to_exclude": re.compile(r"\w{1,64}(,\w{1,64}){0,63}", re.ASCII),
+    "trt_profile_max_shapes": _SHAPES,
+    "trt_profile_min_shapes": _SHAPES,
+    "trt_profile_opt_shapes": _SHAPES,
     "trt_sparsity_enable": _BOOLEAN,
     "device_type": re.compile(r"(CPU|GPU|NPU)(\.\d{1,4})?", re.ASCII),
     "disable_dynamic_shapes": _BOOLEAN,
