@@ -24,7 +24,8 @@ from tests import models
 
 MODEL = models.mlp().SerializeToString()
 FILES = re.compile(
-    r"file|path|folder|dir$|_dir|dump|lib|table|compute_stream|alloc$|free$|cache_(enable|prefix)|config", re.I
+    r"(?<!pro)file|profiling|path|folder|dir$|_dir|dump|lib|table|compute_stream|alloc$|free$|cache_(enable|prefix)|config",
+    re.I,
 )
 
 
