@@ -25,9 +25,10 @@ from hwbench.report.html import write_html
 from hwbench.report.junit import write_junit
 from hwbench.report.markdown import write_markdown
 from hwbench.report.pytest_benchmark import write_pytest_benchmark
+from hwbench.run_record import problem
 from hwbench.runner import Outcome, execute, execute_interleaved
 from hwbench.spec import RunSpec, make_spec
-from hwbench.store import RunDirectory
+from hwbench.store import RUN_FILE, RunDirectory, damaged
 from hwbench.table import Row, from_frame
 from hwbench.targets import open_target
 from hwbench.verdict import Verdict, exit_code
@@ -45,13 +46,15 @@ class Run:
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self.record: Mapping[str, Any] = directory.read()
+        if wrong := problem(self.record):
+            raise damaged(directory.path / RUN_FILE, wrong)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open a run directory.
 
         Raises:
-            RunDirectoryError: There is no run, or a newer hwbench wrote it.
+            RunDirectoryError: There is no run, it is damaged, or a newer hwbench wrote it.
         """
         return cls(RunDirectory.open(Path(path)))
 
@@ -78,7 +81,10 @@ class Run:
     def inputs(self, profile: str) -> PerInput | None:
         """The results of every input under one profile (or ``"reference"``); None where the run kept none."""
         table = self._directory.read_parts(FOLDER, profile)
-        return None if table is None else PerInput.from_frame(table)
+        try:
+            return None if table is None else PerInput.from_frame(table)
+        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+            raise damaged(self.path / FOLDER / profile, error) from None
 
     def launches(self, study: str, profile: str) -> pl.DataFrame | None:
         """The figures of every launch of a study of time; None where the run kept none."""

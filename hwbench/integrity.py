@@ -49,7 +49,7 @@ def file_sha256(path: Path) -> str:
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with a hash over the rest of it."""
-    content = {key: value for key, value in record.items() if key != SEAL}
+    content = json.loads(json.dumps({key: value for key, value in record.items() if key != SEAL}))  # as it is read back
     return {**content, SEAL: _record_hash(content)}
 
 
@@ -74,6 +74,8 @@ def read_object(path: Path) -> dict[str, Any]:
         DamagedError: It cannot be read, or holds something else.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DamagedError("no regular file")
         record = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
@@ -382,6 +382,17 @@ class Fidelity:
         if reference.ndim >= 2 and reference.shape[1] >= 2 and math.prod(reference.shape[2:]) == 1:
             best, ours = topk(class_scores(reference), 1)[:, 0], topk(class_scores(output), 1)[:, 0]
             self._agreement = (self._agreement or 0) + int(np.count_nonzero((best == ours) & (best >= 0)))
+
+    def state(self) -> dict[str, Any]:
+        """The sums over all chunks so far, as a JSON object: all that a worker brings back of what it compared."""
+        return dict(vars(self))
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Self:
+        """The comparison whose `state` this is."""
+        fidelity = cls()
+        vars(fidelity).update(state)
+        return fidelity
 
     def result(self) -> FidelityResult:
         """The figures over all chunks so far."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hwbench.agenda import Agenda
+from hwbench.analyses import Analyses
 from hwbench.budget import ANALYSIS, Budget
 from hwbench.build import Build
 from hwbench.errors import JobError, TargetLostError, UnavailableError
@@ -24,8 +25,9 @@ from hwbench.profile import Profile
 from hwbench.progress import Progress, Silent
 from hwbench.record import DEATHS, INTERLEAVED, chance_warning, finite, first_record, now, with_factor
 from hwbench.reference import settle_labels, try_reference
+from hwbench.run_record import problem
 from hwbench.scheduler import Running, Scheduler
-from hwbench.store import RunDirectory
+from hwbench.store import RUN_FILE, RunDirectory, damaged
 from hwbench.studies import Analysis, Case, Subject, studies
 from hwbench.studies.coverage import ran_precisions
 from hwbench.studies.launches import in_blocks, interleave
@@ -133,11 +135,14 @@ def _steps(
         study.check(settings, prepared.data, classifies=prepared.classifies)
     check_builds(prepared)
     with RunDirectory.create(out, record, overwrite=overwrite, resume=resume) as directory:
-        if resume and directory.read()["state"] == "complete":
-            verdicts = [Verdict(**verdict) for verdict in directory.read()["verdicts"]]
+        if resume and (there := directory.read())["state"] == "complete":
+            if wrong := problem(there):
+                raise damaged(out / RUN_FILE, wrong)
+            verdicts = [Verdict(**verdict) for verdict in there["verdicts"]]
             return Outcome(directory, from_frame(directory.table()), verdicts, {})
         done = {key: result for key, result in measured.items() if result.ok}
-        scheduler = Scheduler(targets, directory.jobs, prepared.spec.jobs, budget, done)
+        say = prepared.repairs.append
+        scheduler = Scheduler(targets, directory.jobs, prepared.spec.jobs, budget, done, say)
         run = _Run(prepared, directory, record, progress, scheduler)
         try:
             yield from run.carry_out()
@@ -166,6 +171,7 @@ class _Run:
     def __post_init__(self) -> None:
         scheduler = self.scheduler
         self._budget, self._results = scheduler.budget, scheduler.results
+        self._analyses = Analyses(self.directory, self._results)
         self._making = Making(self.prepared, self.directory, scheduler, self.record)
         self._agenda = Agenda(self._budget, scheduler.costs, self._results, scheduler.at_once, self._is_undecided)
         self._rows: dict[str, dict[str, list[Row]]] = {}
@@ -297,15 +303,16 @@ class _Run:
 
     def _plan_studies(self, cases: Mapping[str, Case]) -> None:
         """Plan every study of every case, or say why it cannot be."""
-        self._agenda.plans, self.record["baseline"] = plan_studies(self.prepared, cases)
+        planned_studies, self.record["baseline"] = plan_studies(self.prepared, cases)
+        self._agenda.plans = [plan for plan in planned_studies if not self._restore(plan)]
         for name, case in cases.items():
-            planned = [plan.study.name for plan in self._agenda.plans if plan.case.profile.name == name]
+            planned = [plan.study.name for plan in planned_studies if plan.case.profile.name == name]
             for study, _ in self.prepared.studies.values():
                 if study.name not in planned:
                     missing = Analysis([study.missing("unavailable", EMULATED)])
                     self._keep(case.profile, case.subject.build, study.name, missing)
-            if not planned:
-                self.progress.note(name, "ok")
+            if not any(plan.case.profile.name == name for plan in self._agenda.plans):
+                self.progress.note(name, self.record["profiles"][name]["status"])
 
     def _ended(self, job: Job) -> None:
         """Take what a job gave."""
@@ -368,25 +375,46 @@ class _Run:
         return self._undecided[key]
 
     def _analyse(self, plan: Plan) -> None:
+        """Analyse a study and keep what it found; results that no other study needs are removed."""
         results, began = plan.done(self._results), time.monotonic()
         analysis = plan.analysis(self._results, self._budget.name)
         about = {"profile": plan.case.profile.name, "study": plan.study.name}
         for death in plan.deaths(self._results):
             self.record.setdefault(DEATHS, []).append(about | vars(death))
         self._budget.charge(ANALYSIS, time.monotonic() - began)
+        remarks: dict[str, Any] = {}
+        if plan.study.name == "coverage" and "coverage" in results and results["coverage"].ok:
+            remarks["precision"] = ran_precisions(results["coverage"].data["executed"])
         subject = plan.case.subject
-        for file in analysis.files:
-            self.directory.keep_compiled(subject.build.key, subject.compiled_key, file)
+        files = [self.directory.keep_compiled(subject.build.key, subject.compiled_key, file) for file in analysis.files]
+        files += self._keep(plan.case.profile, subject.build, plan.study.name, analysis)
+        self._remark(plan, analysis, remarks)
+        if plan.case.profile.name != REFERENCE:
+            self._analyses.store(plan, analysis, self.directory.hashes(files), remarks)
+            self._analyses.drop_jobs(plan, self._agenda.plans)
+
+    def _restore(self, plan: Plan) -> bool:
+        """Take over what an interrupted run found in a study; False if that has to be found again."""
+        found = self._analyses.load(plan)
+        if found is None:
+            return False
+        analysis, remarks = found
         self._keep(plan.case.profile, plan.case.subject.build, plan.study.name, analysis)
+        self._remark(plan, analysis, remarks)
+        return True
+
+    def _remark(self, plan: Plan, analysis: Analysis, remarks: Mapping[str, Any]) -> None:
+        """Note in a profile's record what a study showed of the whole build."""
         entry = self.record["profiles"].get(plan.case.profile.name)
         if entry is None:
             return
         if any(row.status in ("error", "timeout", "crash") for row in analysis.rows):
             entry["status"] = "error"
-        if plan.study.name == "coverage" and "coverage" in results and results["coverage"].ok:
-            entry["ran"]["precision"] = ran_precisions(results["coverage"].data["executed"])
+        if "precision" in remarks:
+            entry["ran"]["precision"] = remarks["precision"]
 
-    def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> None:
+    def _keep(self, profile: Profile, build: Build | None, study: str, analysis: Analysis) -> list[str]:
+        """Keep what a study found of a profile; the names of the tables that were written."""
         key = build.key if build else ""
         model = self.prepared.model.name
         ran = self.record["profiles"].get(profile.name, {}).get("ran", {})
@@ -394,7 +422,5 @@ class _Run:
             with_factor(replace(row, model=model, profile=profile.name, build=key), ran) for row in analysis.rows
         ]
         self.timings.update(analysis.timings)
-        for kind, table in analysis.parts.items():
-            self.directory.write_part(kind, profile.name, table)
-        for name, table in analysis.lists.items():
-            self.directory.write_list(profile.name, name, table)
+        parts = [self.directory.write_part(kind, profile.name, table) for kind, table in analysis.parts.items()]
+        return parts + [self.directory.write_list(profile.name, name, table) for name, table in analysis.lists.items()]

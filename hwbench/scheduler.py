@@ -12,6 +12,9 @@ from pathlib import Path
 
 from hwbench.budget import Budget
 from hwbench.costs import Costs
+from hwbench.disk import require_space
+from hwbench.integrity import DamagedError
+from hwbench.scratch import remove
 from hwbench.targets import Targets
 from hwbench.worker.protocol import STOPPED, Job, JobResult, count_finished
 
@@ -43,13 +46,20 @@ class Scheduler:
         at_once: How many jobs that measure no time run at once.
         budget: The time there is.
         results: Results there are already, by the jobs' keys.
+        say: Receiver of a sentence about each damaged result whose job is done again.
     """
 
     def __init__(
-        self, targets: Targets, folder: Path, at_once: int, budget: Budget, results: dict[str, JobResult]
+        self,
+        targets: Targets,
+        folder: Path,
+        at_once: int,
+        budget: Budget,
+        results: dict[str, JobResult],
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.targets, self.budget, self.results, self.costs = targets, budget, results, Costs()
-        self._folder, self._at_once = folder, at_once
+        self._folder, self._at_once, self._say = folder, at_once, say
 
     @property
     def at_once(self) -> int:
@@ -144,13 +154,32 @@ class Scheduler:
             anywhere: Whether a cluster's worker may do what is for the local machine.
         """
         folder = self._folder / job.key
-        result = JobResult.load(folder)
+        result = self._stored(folder)
         if result is None:
+            remove(folder)  # what an interrupted attempt left
             began = time.monotonic()
             result = self.targets.run(self.budget.within(job, stop_s), folder, anywhere=anywhere)
             seconds = time.monotonic() - began
             self.budget.charge(purpose, seconds)
             self.costs.learn(job, result, seconds)
+            if job.machine["kind"] != "remote":
+                _require_space(result)
             if result.is_final:
                 result.store()
         return result
+
+    def _stored(self, folder: Path) -> JobResult | None:
+        """The result that an interrupted run left in a folder, if it is undamaged."""
+        try:
+            return JobResult.load(folder)
+        except DamagedError as error:
+            self._say(f"the finished job {folder} was done again: {error}")
+            return None
+
+
+def _require_space(result: JobResult) -> None:
+    """Raise `RunDirectoryError` where a full disk, and not the work, ended a job or one of its variants."""
+    ends = [(result.status, result.detail), *result.failed.values()]
+    for status, detail in ends:
+        if status in ("error", "crash"):
+            require_space(result.folder, detail, "free some space and go on with --resume")

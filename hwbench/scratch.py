@@ -53,6 +53,14 @@ def sweep(parent: Path, prefix: str = "") -> None:
                     _remove_abandoned(Path(entry.path))
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, as far as that is possible; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _hold(parent: Path, prefix: str) -> tuple[Path, int]:
     """Make a folder and lock it; again where a sweep came between the two."""
     while True:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +19,13 @@ from hwbench.disk import explained
 from hwbench.errors import RunDirectoryError
 from hwbench.faults.listing import as_csv
 from hwbench.files import require_file
+from hwbench.integrity import SEAL, DamagedError, file_sha256, read_object, read_sealed, sealed
 from hwbench.scratch import PLACING, sweep
-from hwbench.table import SCHEMA
+from hwbench.table import SCHEMA, checked
 
 SCHEMA_VERSION = 1
+SETTLED = frozenset({"complete", "interrupted"})
+"""States in which nothing writes: what a reader finds has the hashes that ``run.json`` names."""
 RUN_FILE = "run.json"
 TABLE_FILE = "measurements.parquet"
 _ADVICE = "free some space and go on with --resume"
@@ -36,6 +40,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._hashes: dict[str, str] = {}
+        self._settled = False
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -87,77 +93,97 @@ class RunDirectory:
         if file.exists():
             require_file(file, RunDirectoryError)
         try:
-            record = json.loads(file.read_text())
-        except OSError:
+            if not self.path.is_dir():
+                raise FileNotFoundError(self.path)
+            record = read_object(file)
+            version = record.get("schema_version")
+            if not isinstance(version, int) or version > SCHEMA_VERSION:
+                raise RunDirectoryError(
+                    f"{file}: schema version {version}, this hwbench reads up to {SCHEMA_VERSION}; upgrade hwbench"
+                )
+            if SEAL in record:  # earlier versions wrote no hashes
+                record = read_sealed(file)
+                del record[SEAL]
+        except FileNotFoundError:
             raise RunDirectoryError(f"{self.path}: no run here ({RUN_FILE} is missing)") from None
-        except ValueError as error:
-            raise RunDirectoryError(f"{file}: damaged: {error}") from None
-        if not isinstance(record, dict):
-            raise RunDirectoryError(f"{file}: damaged: not a JSON object")
-        version = record.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise RunDirectoryError(
-                f"{file}: schema version {version}, this hwbench reads up to {SCHEMA_VERSION}; upgrade hwbench"
-            )
+        except DamagedError as error:
+            raise damaged(file, error) from None
+        files = record.pop("files", {})
+        self._hashes = files if isinstance(files, dict) else {}
+        self._settled = record.get("state") in SETTLED
         return record
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Replace ``run.json``."""
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **record}, indent=2)
-        self._replace(self.path / RUN_FILE, lambda partial: partial.write_text(text))
+        """Replace ``run.json``, which also holds the hashes of all that was written before."""
+        content = sealed({"schema_version": SCHEMA_VERSION, **record, "files": self._hashes})
+        self._replace(self.path / RUN_FILE, json.dumps(content, indent=2).encode())
+        self._settled = False
 
     def table(self) -> pl.DataFrame:
-        """The measurement table; empty if nothing was measured yet."""
+        """The measurement table; empty if nothing was measured yet.
+
+        Raises:
+            RunDirectoryError: It is damaged, or no measurement table.
+        """
         file = self.path / TABLE_FILE
-        if not file.exists():
+        if not file.exists() and TABLE_FILE not in self._hashes:
             return pl.DataFrame(schema=SCHEMA)
-        require_file(file, RunDirectoryError)
+        table = self._read_parquet(file)
         try:
-            return pl.read_parquet(file)
-        except pl.exceptions.PolarsError as error:
-            raise RunDirectoryError(f"{file}: damaged: {error}") from None
+            return checked(table)
+        except ValueError as error:
+            raise damaged(file, error) from None
 
     def write_table(self, table: pl.DataFrame) -> None:
         """Replace the measurement table."""
-        self._replace(self.path / TABLE_FILE, lambda partial: partial.write_bytes(_parquet(table)))
+        self._write(self.path / TABLE_FILE, _parquet(table))
 
-    def write_part(self, kind: str, profile: str, table: pl.DataFrame, part: int = 0) -> None:
-        """Write one part of a study's own table, e.g. of ``trials/<profile>`` or ``draws/<profile>``."""
-        folder = self.path / kind / profile
-        folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / f"part-{part:05d}.parquet", lambda partial: partial.write_bytes(_parquet(table)))
+    def write_part(self, kind: str, profile: str, table: pl.DataFrame, part: int = 0) -> str:
+        """Write one part of a study's own table, e.g. of ``trials/<profile>`` or ``draws/<profile>``; its name in the run."""
+        return self._write(self.path / kind / profile / f"part-{part:05d}.parquet", _parquet(table))
 
     def read_parts(self, kind: str, profile: str) -> pl.DataFrame | None:
         """All parts of a study's own table; None where there are none.
 
         Raises:
-            RunDirectoryError: A part is damaged.
+            RunDirectoryError: A part is damaged or missing.
         """
         if Path(profile).name != profile:
             return None  # a profile's name comes from the run's table, which may be anybody's
-        files = sorted((self.path / kind / profile).glob("part-*.parquet"))
-        for file in files:
-            require_file(file, RunDirectoryError)
+        folder = self.path / kind / profile
+        known = {name for name in self._hashes if Path(name).parent == Path(kind, profile)}
+        names = known | {str(path.relative_to(self.path)) for path in folder.glob("part-*.parquet")}
+        parts = [self._read_parquet(self.path / name) for name in sorted(names)]
         try:
-            return pl.concat([pl.read_parquet(file) for file in files]) if files else None
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise RunDirectoryError(f"{self.path / kind / profile}: damaged: {error}") from None
+            return pl.concat(parts) if parts else None
+        except pl.exceptions.PolarsError as error:
+            raise damaged(folder, error) from None
 
-    def write_list(self, profile: str, name: str, table: pl.DataFrame) -> None:
-        """Write a fault list, ``faults/<profile>/<name>.csv``."""
-        folder = self.path / "faults" / profile
-        folder.mkdir(parents=True, exist_ok=True)
-        self._replace(folder / f"{name}.csv", lambda partial: partial.write_bytes(as_csv(table)))
+    def write_list(self, profile: str, name: str, table: pl.DataFrame) -> str:
+        """Write a fault list, ``faults/<profile>/<name>.csv``; its name in the run."""
+        return self._write(self.path / "faults" / profile / f"{name}.csv", as_csv(table))
 
     def build_folder(self, key: str) -> Path:
         """Where a build is placed."""
         return self.path / "builds" / key
 
-    def keep_compiled(self, build: str, key: str, file: Path) -> None:
-        """Copy a build's compiled form beside it, under ``compiled/<key>/``."""
-        place = self.build_folder(build) / "compiled" / key / file.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        self._replace(place, lambda partial: shutil.copyfile(file, partial))
+    def keep_compiled(self, build: str, key: str, file: Path) -> str:
+        """Copy a build's compiled form beside it, under ``compiled/<key>/``; its name in the run."""
+        return self._write(self.build_folder(build) / "compiled" / key / file.name, file.read_bytes())
+
+    def hashes(self, names: Iterable[str]) -> dict[str, str]:
+        """Hashes of files that were written, by their names in the run."""
+        return {name: self._hashes[name] for name in names}
+
+    def adopt(self, hashes: Mapping[str, str]) -> bool:
+        """Take over files that an interrupted run has written; False if one of them is missing or another now."""
+        try:
+            intact = all(file_sha256(self.path / name) == digest for name, digest in hashes.items())
+        except OSError:
+            return False
+        if intact:
+            self._hashes.update(hashes)
+        return intact
 
     @property
     def jobs(self) -> Path:
@@ -188,14 +214,16 @@ class RunDirectory:
 
     def _check_same(self, record: Mapping[str, Any]) -> None:
         there = self.read()
-        differing = sorted(
-            key for key, value in record["fingerprint"].items() if there.get("fingerprint", {}).get(key) != value
-        )
+        known = there.get("fingerprint")
+        known = known if isinstance(known, dict) else {}
+        differing = sorted(key for key, value in record["fingerprint"].items() if known.get(key) != value)
         if differing:
             raise RunDirectoryError(
                 f"{self.path}: cannot be resumed: it was made with another {', '.join(differing)}; "
                 "use --overwrite or another folder"
             )
+        if there.get("state") != "complete":
+            self.write({**there, "state": "running"})  # from now on tables may be newer than their hashes
 
     def _clear(self) -> None:
         # run.json goes first: a folder without it is no run, so an interruption leaves no half of one.
@@ -204,14 +232,54 @@ class RunDirectory:
             if entry.name == ".lock":
                 continue
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        self._hashes = {}
 
-    def _replace(self, file: Path, write: Callable[[Path], Any]) -> None:
+    def _write(self, file: Path, content: bytes) -> str:
+        """Replace a file, keep its hash for ``run.json``, and return its name in the run."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._replace(file, content)
+        name = str(file.relative_to(self.path))
+        self._hashes[name] = hashlib.sha256(content).hexdigest()
+        return name
+
+    def _replace(self, file: Path, content: bytes) -> None:
         partial = file.with_name(f".{file.name}.partial")
         try:
-            write(partial)
+            partial.write_bytes(content)
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _problem(self, file: Path) -> str:
+        """The reason not to believe a file; empty while the run is being written."""
+        if not (self._settled and self._hashes):
+            return ""
+        known = self._hashes.get(str(file.relative_to(self.path)))
+        try:
+            found = file_sha256(file)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        return (
+            "" if found == known else "not part of the run" if known is None else "its content is not what was written"
+        )
+
+    def _read_parquet(self, file: Path) -> pl.DataFrame:
+        if problem := self._problem(file):
+            raise damaged(file, problem)
+        require_file(file, RunDirectoryError)
+        try:
+            # Not by name: polars would expand wildcards in it.
+            return pl.read_parquet(io.BytesIO(file.read_bytes()))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            raise damaged(file, error) from None
+
+
+def damaged(file: Path, reason: object) -> RunDirectoryError:
+    """The error of a damaged file of a run: what is wrong, where, and what to do."""
+    first = (str(reason).splitlines() or [""])[0]
+    return RunDirectoryError(
+        f"{file}: damaged: {first}; copy it again from where it is whole, or run again with --overwrite"
+    )
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

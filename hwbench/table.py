@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
@@ -86,3 +86,26 @@ def to_frame(rows: Iterable[Row]) -> pl.DataFrame:
 def from_frame(frame: pl.DataFrame) -> list[Row]:
     """The rows of a table read back."""
     return [Row(**record) for record in frame.select(list(SCHEMA)).to_dicts()]
+
+
+def checked(frame: pl.DataFrame) -> pl.DataFrame:
+    """A frame that was read, if it is a measurement table.
+
+    Raises:
+        ValueError: A column is missing or has another type, or a status or condition is none.
+    """
+    for name, kind in SCHEMA.items():
+        if frame.schema.get(name) != kind:
+            raise ValueError(f"column {name} is {frame.schema.get(name, 'missing')}, not {kind.__name__}")
+    if unknown := set(frame["status"].unique()) - set(get_args(Status)):
+        raise ValueError(f"{unknown.pop()!r} is not a status")
+    if odd := [text for text in frame["condition"].unique() if not _is_condition(text)]:
+        raise ValueError(f"{odd[0]!r:.80} is not a condition")
+    return frame
+
+
+def _is_condition(text: object) -> bool:
+    try:
+        return isinstance(text, str) and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -14,7 +14,7 @@ from hwbench.bounds import INPUTS, REPEATS
 from hwbench.graph import Layer
 from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.studies.base import GOLDEN, LEVEL, Analysis, Case, Settings, Study
-from hwbench.studies.layers import computing_alone, few, layers_of, looking, pairs, reason, reference_layers, seen
+from hwbench.studies.layers import comparing, few, layers_of, looked_with, looking, reason, record, seen
 from hwbench.studies.outputs import chunks, output_digests, row
 from hwbench.studies.parts import evaluation, other_outputs, slice_rows
 from hwbench.table import Row, condition
@@ -54,24 +54,22 @@ class FidelityStudy(Study):
     settings_type = FidelitySettings
 
     def plan(self, case: Case, settings: FidelitySettings) -> dict[str, Job]:
-        """Golden outputs of both, their other outputs, and the layers of both."""
+        """Golden outputs of both, their other outputs, and the reference's layers, which are stored once for all builds."""
         jobs = {"golden": case.evaluation(GOLDEN), "reference": case.evaluation(GOLDEN, subject=case.reference)}
         names, _ = other_outputs(case, settings.outputs)
         if names:
             jobs["others"] = evaluation(case, names)
             jobs["reference_others"] = evaluation(case, names, case.reference)
         if settings.layers and layers_of(case):
-            n = few(case, settings.layer_inputs)
-            jobs |= {"layers": looking(case, n), "reference_layers": looking(case, n, reference=True)}
+            jobs["reference_layers"] = looking(case, few(case, settings.layer_inputs), reference=True)
         return jobs
 
     def extend(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> dict[str, Job]:
-        """Each layer alone, fed by the reference's tensors."""
-        if "own" in results or not all(name in results and results[name].ok for name in ("layers", "reference_layers")):
+        """The build's layers, as it computes them and alone, compared with the reference's where they are computed."""
+        if "layers" in results or "reference_layers" not in results or not results["reference_layers"].ok:
             return {}
-        n = few(case, settings.layer_inputs)
-        job = computing_alone(case, n, results["layers"], results["reference_layers"])
-        return {"own": job} if job else {}
+        job = comparing(case, results["reference_layers"])
+        return {"layers": job} if job else {}
 
     def enough(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> bool:
         """The outputs of both; layers that were not looked at are named."""
@@ -79,7 +77,7 @@ class FidelityStudy(Study):
 
     def tolerated(self) -> frozenset[str]:
         """A runtime may refuse a graph that returns its inner tensors or all outputs; the output's figures need neither."""
-        return frozenset({"layers", "reference_layers", "own", "others", "reference_others"})
+        return frozenset({"layers", "reference_layers", "others", "reference_others"})
 
     def analyse(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Analysis:
         """Rows for the output, for the slices of all outputs, then for the worst layers."""
@@ -102,17 +100,14 @@ class FidelityStudy(Study):
 
     def _layer_rows(self, case: Case, settings: FidelitySettings, results: Mapping[str, JobResult]) -> Iterator[Row]:
         """The layers with the largest error of their own, then those for which it is not known."""
-        if not {"layers", "reference_layers"} <= results.keys():
-            yield Row(self.name, "sqnr_db", condition(tensor="*"), status="unavailable", detail=STOPPED)
+        unlooked = [results.get(label) for label in ("reference_layers", "layers")]
+        bad = next((one for one in unlooked if one is not None and not one.ok), None)
+        if bad is not None or results.get("reference_layers") is None:
+            why = STOPPED if bad is None else f"layers cannot be compared: {bad.detail}"
+            status = "unavailable" if bad is None else bad.status
+            yield Row(self.name, "sqnr_db", condition(tensor="*"), status=status, detail=why)
             return
-        built, reference = results["layers"], results["reference_layers"]
-        if not (built.ok and reference.ok):
-            bad = built if not built.ok else reference
-            why = f"layers cannot be compared: {bad.detail}"
-            yield Row(self.name, "sqnr_db", condition(tensor="*"), status=bad.status, detail=why)
-            return
-        n, theirs = few(case, settings.layer_inputs), reference_layers(case)
-        found = [_looked_at(layer, theirs[layer.name], n, results) for layer in layers_of(case)]
+        found = [_looked_at(layer, results) for layer in layers_of(case)]
         known = sorted((one for one in found if one.own is not None), key=lambda one: (_worst(one.own), one.layer.name))
         for one in [*known[: settings.layers], *(one for one in found if one.own is None)]:
             yield from one.rows()
@@ -157,37 +152,25 @@ class _LookedAt:
         yield from _rows(self.accumulated, at, detail=self.layer.op_type)
 
 
-def _looked_at(layer: Layer, theirs: Layer, n: int, results: Mapping[str, JobResult]) -> _LookedAt:
-    built, reference = results["layers"], results["reference_layers"]
-    for result, whose in ((built, "the build"), (reference, "the reference")):
-        if not seen(result, layer):
-            return _LookedAt(layer, reason=f"in {whose}: {reason(result, layer)}")
-    accumulated, own = Fidelity(), Fidelity()
-    for wanted, got in pairs(reference, built, layer):
-        accumulated.add(theirs.real(wanted), layer.real(got))
-    errors = replace(accumulated.result(), samples=n, top1_agreement=None)
-    alone = results.get("own")
-    if alone is None or not seen(alone, layer):
-        return _LookedAt(layer, errors, detail="not computed" if alone is None else reason(alone, layer))
-    for wanted, got in pairs(reference, alone, layer):
-        own.add(theirs.real(wanted), layer.real(got))
-    own_db = own.result().sqnr_db
-    agreement = _agreement(layer, built, alone)
+def _looked_at(layer: Layer, results: Mapping[str, JobResult]) -> _LookedAt:
+    reference, built = results["reference_layers"], results.get("layers")
+    if not seen(reference, layer):
+        return _LookedAt(layer, reason=f"in the reference: {reason(reference, layer)}")
+    if built is None:
+        return _LookedAt(layer, reason=STOPPED)
+    if not seen(built, layer, "accumulated"):
+        return _LookedAt(layer, reason=f"in the build: {reason(built, layer)}")
+    found = record(built, layer)
+    accumulated = Fidelity.restored(found["accumulated"]).result()
+    errors = replace(accumulated, samples=looked_with(reference), top1_agreement=None)
+    if "own" not in found:
+        return _LookedAt(layer, errors, detail=reason(built, layer, "own_reason"))
+    own_db, agreement = Fidelity.restored(found["own"]).result().sqnr_db, found["agreement_db"]
     if agreement < min(_FLOAT_DB, own_db + _CLEAR_DB):
         why = f"computed alone, the layer differs from the same layer in the build (SQNR {agreement:.3g} dB)"
         return _LookedAt(layer, errors, detail=why)
     remark = "" if math.isinf(agreement) else f"computed alone, it matches the build to {agreement:.3g} dB (SQNR)"
     return _LookedAt(layer, errors, own_db, remark)
-
-
-def _agreement(layer: Layer, built: JobResult, alone: JobResult) -> float:
-    """The SQNR of a layer computed alone against the same layer in the build; infinite where they are equal."""
-    if seen(alone, layer, "alone"):
-        fidelity = Fidelity()
-        for wanted, got in pairs(built, alone, layer, ("arrays", "alone")):
-            fidelity.add(layer.real(wanted), layer.real(got))
-        return fidelity.result().sqnr_db
-    return math.inf
 
 
 def _worst(sqnr_db: float | None) -> float:

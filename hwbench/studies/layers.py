@@ -18,6 +18,8 @@ from hwbench.worker.protocol import STOPPED, Job, JobResult
 Array = np.ndarray[Any, np.dtype[Any]]
 # Bytes that the float tensors of all the reference's layers may take: fewer inputs are looked at where they would take more.
 _ROOM = 1 << 28
+# Bytes beyond which no further layers are kept, where already a single input takes more than `_ROOM`.
+_MOST = 3 << 28
 
 
 def layers_of(case: Case) -> Sequence[Layer]:
@@ -46,61 +48,64 @@ def looking(case: Case, n: int, *, reference: bool = False) -> Job:
     Args:
         case: The case.
         n: How many of the inputs to look with.
-        reference: Whether at all layers of the reference, which is one job for all builds, instead of those of the build.
+        reference: Whether at all layers of the reference, which is one job for all builds, instead of those of the build. Where
+            the graph does not state how large they are, the job takes fewer inputs if they need more than `_ROOM`.
     """
     subject = case.reference if reference else case.subject
-    sites = {layer.name: _site(layer) for layer in (reference_layers(case).values() if reference else layers_of(case))}
-    job = subject.job("layers", case, n=n, batch=_fixed(case) or n, layers=sites)
+    layers = reference_layers(case).values() if reference else layers_of(case)
+    sites = {layer.name: _site(layer) for layer in layers}
+    measure = reference and any(not layer.elements for layer in layers)
+    room: dict[str, Any] = {"room": _ROOM, "most": _MOST, "measure": measure}
+    job = subject.job("layers", case, n=n, **_batch(case, n), layers=sites, **room)
     return replace(job, variants=tuple(sites))
 
 
-def computing_alone(case: Case, n: int, built: JobResult, reference: JobResult) -> Job | None:
-    """A job that computes every layer from the reference's tensors (`hwbench.worker.tasks.own_errors`); None without layers.
+def comparing(case: Case, reference: JobResult) -> Job | None:
+    """A job that compares every layer with the reference's (`hwbench.worker.tasks.own_errors`); None without layers.
 
     Args:
         case: The case.
-        n: How many of the inputs both looked with.
-        built: The result of `looking` at the build.
         reference: The result of `looking` at the reference.
     """
-    both = [layer for layer in layers_of(case) if seen(built, layer) and seen(reference, layer)]
-    theirs = reference_layers(case)
+    both, theirs, n = (
+        [one for one in layers_of(case) if seen(reference, one)],
+        reference_layers(case),
+        looked_with(reference),
+    )
     if not both:
         return None
     params: dict[str, Any] = {
         "layers": {layer.name: _site(layer) for layer in both},
         "reference_layers": {layer.name: _site(theirs[layer.name]) for layer in both},
-        "built": {layer.name: _files(built, layer) for layer in both},
         "reference": {layer.name: _files(reference, layer) for layer in both},
     }
-    job = case.subject.job("own_errors", case, n=n, batch=_fixed(case) or n, **params)
-    named = [path for source in ("built", "reference") for paths in params[source].values() for path in paths]
-    known = {
-        "built": built.folder.name,
-        "reference": reference.folder.name,
-    }  # job keys: they decide what the files hold
-    variants = tuple(layer.name for layer in both)
-    return replace(job, variants=variants, identity={**job.identity, **known}, files=(*job.files, *named))
+    job = case.subject.job("own_errors", case, n=n, **_batch(case, n), **params)
+    named = [path for paths in params["reference"].values() for path in paths]
+    known = {**job.identity, "reference": reference.folder.name}  # a job's key decides what its files hold
+    return replace(job, variants=tuple(layer.name for layer in both), identity=known, files=(*job.files, *named))
+
+
+def looked_with(result: JobResult) -> int:
+    """The number of inputs that a job of `looking` took."""
+    return int(result.data["n"])
 
 
 def seen(result: JobResult, layer: Layer, key: str = "arrays") -> bool:
     """True if a job brought a layer's values back."""
-    return bool(_record(result, layer).get(key))
+    return bool(record(result, layer).get(key))
 
 
-def reason(result: JobResult, layer: Layer) -> str:
-    """The reason for which a job brought no values of a layer back."""
+def reason(result: JobResult, layer: Layer, key: str = "reason") -> str:
+    """The reason for which a job brought nothing of a layer back."""
     if layer.name in result.unfinished:
         return STOPPED
     status, detail = result.failed.get(layer.name, (result.status, result.detail))
-    return str(_record(result, layer).get("reason", "")) or f"{status}: {detail}"
+    return str(record(result, layer).get(key, "")) or f"{status}: {detail}"
 
 
-def pairs(
-    first: JobResult, second: JobResult, layer: Layer, keys: tuple[str, str] = ("arrays", "arrays")
-) -> Iterator[tuple[Array, Array]]:
+def pairs(first: JobResult, second: JobResult, layer: Layer) -> Iterator[tuple[Array, Array]]:
     """Two jobs' values of a layer as they are stored, batch by batch."""
-    for one, other in zip(_stems(first, layer, keys[0]), _stems(second, layer, keys[1]), strict=True):
+    for one, other in zip(_stems(first, layer), _stems(second, layer), strict=True):
         yield np.atleast_1d(np.array(first.array(one))), np.atleast_1d(np.array(second.array(other)))
 
 
@@ -124,15 +129,22 @@ def _site(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _record(result: JobResult, layer: Layer) -> Mapping[str, Any]:
+def record(result: JobResult, layer: Layer) -> Mapping[str, Any]:
+    """All that a job brought back of a layer."""
     found: Mapping[str, Any] = result.data.get("variants", {}).get(layer.name, {})
     return found
 
 
-def _stems(result: JobResult, layer: Layer, key: str) -> Sequence[str]:
-    stems: Sequence[str] = _record(result, layer)[key]
+def _batch(case: Case, n: int) -> dict[str, Any]:
+    """Inputs per run: all at once, where the graphs take any number."""
+    fixed = _fixed(case)
+    return {"batch": fixed or n, "fixed": fixed}
+
+
+def _stems(result: JobResult, layer: Layer) -> Sequence[str]:
+    stems: Sequence[str] = record(result, layer)["arrays"]
     return stems
 
 
 def _files(result: JobResult, layer: Layer) -> list[str]:
-    return [str((result.folder / f"{stem}.npy").resolve()) for stem in _stems(result, layer, "arrays")]
+    return [str((result.folder / f"{stem}.npy").resolve()) for stem in _stems(result, layer)]

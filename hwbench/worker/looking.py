@@ -39,6 +39,12 @@ class Site:
         """A value of ``built`` as the floats that the build computes with."""
         if self.scale is None:
             return value
+        return self.number(value)
+
+    def number(self, value: Array) -> Array:
+        """A value of ``built`` as float32."""
+        if self.scale is None:
+            return value.astype(np.float32)
         return np.asarray((value.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale))
 
     def stored(self, end: str, value: Array, kind: np.dtype[Any]) -> Array | None:

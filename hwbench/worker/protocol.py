@@ -16,6 +16,7 @@ import numpy as np
 
 from hwbench.backend import Backend, load_backend
 from hwbench.errors import HwbenchError
+from hwbench.integrity import SEAL, DamagedError, file_sha256, read_sealed, sealed
 
 PROTOCOL = 1
 JOB_FILE = "job.json"
@@ -177,17 +178,35 @@ class JobResult:
         return self.ok and not self.unfinished and not died
 
     def store(self) -> None:
-        """Keep this result in its folder, so that `load` finds it after an interruption."""
+        """Keep this result in its folder, with the hashes of its files, so that `load` finds it after an interruption."""
         record = {key: value for key, value in vars(self).items() if key != "folder"}
-        write_json(self.folder / DONE_FILE, {"protocol": PROTOCOL, **record})
+        files = {path.name: file_sha256(path) for path in sorted(self.folder.iterdir()) if _is_result(path)}
+        done = {"protocol": PROTOCOL, "job": self.folder.name, "files": files, **record}
+        write_json(self.folder / DONE_FILE, sealed(done))
 
     @classmethod
     def load(cls, folder: Path) -> JobResult | None:
-        """The result kept in a folder; None if there is none."""
-        if not (folder / DONE_FILE).is_file():
+        """The result kept in a folder; None if there is none.
+
+        Raises:
+            DamagedError: It is not what `store` left for the job of that name; the job has to be done again.
+        """
+        try:
+            record = read_sealed(folder / DONE_FILE)
+        except FileNotFoundError:
             return None
-        record = read_json(folder / DONE_FILE)
-        del record["protocol"]
+        except DamagedError as error:
+            raise DamagedError(f"{DONE_FILE}: {error}") from error
+        if (record.pop("protocol", None), record.pop("job", None)) != (PROTOCOL, folder.name):
+            raise DamagedError(f"{DONE_FILE} is of another job, or of another version")
+        for name, digest in record.pop("files").items():
+            try:
+                intact = file_sha256(folder / name) == digest
+            except OSError as error:
+                raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
+            if not intact:
+                raise DamagedError(f"{name} is not what was written")
+        del record[SEAL]
         return cls(folder=folder, **record)
 
     def array(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
@@ -310,6 +329,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 class ProtocolError(HwbenchError):
     """A job or result file of another version of hwbench."""
+
+
+def _is_result(path: Path) -> bool:
+    """True for files that the task wrote; the others are what parent and worker say to each other, and logs."""
+    talk = {JOB_FILE, RESULT_FILE, DONE_FILE, PROGRESS_FILE}
+    return path.is_file() and path.name not in talk and path.suffix != ".log" and not path.name.startswith(".")
 
 
 def out_of_memory(message: str) -> bool:

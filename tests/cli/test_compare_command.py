@@ -8,7 +8,7 @@ import onnx
 import polars as pl
 import pytest
 from models import make_model
-from shared_run import LAUNCHES, save_model
+from shared_run import LAUNCHES, save_model, without_hashes
 
 import hwbench
 from hwbench import demo
@@ -19,7 +19,7 @@ from hwbench.api import Run
 def steady(shared, tmp_path_factory):
     """The shared run with launches that agree and that nothing disturbed."""
     folder = tmp_path_factory.mktemp("compare") / "steady"
-    shutil.copytree(shared.run.path, folder)
+    without_hashes(shutil.copytree(shared.run.path, folder))
     for part in (folder / "latency").glob("*/part-*.parquet"):
         figures = (0.05 * (1 + 0.01 * pl.col("block"))).alias("p50_ms")
         pl.read_parquet(part).with_columns(figures, pl.lit(False).alias("disturbed")).write_parquet(part)
@@ -52,7 +52,7 @@ def worse(steady, tmp_path_factory):
 def old(shared, tmp_path_factory):
     """The shared run as an earlier version left it: nothing kept per input."""
     folder = tmp_path_factory.mktemp("compare") / "old"
-    shutil.copytree(shared.run.path, folder)
+    without_hashes(shutil.copytree(shared.run.path, folder))
     shutil.rmtree(folder / "inputs")
     return folder
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -57,22 +56,22 @@ def test_a_graph_of_a_fixed_batch_is_looked_at_in_whole_batches(case, tmp_path):
     assert layers.looking(case, 5).params["batch"] == 4
 
 
-def test_layers_that_one_of_both_could_not_be_looked_at_in_are_not_computed_alone(case, tmp_path):
+def test_layers_that_the_reference_could_not_be_looked_at_in_are_not_compared(case, tmp_path):
     def result(label: str, *names: str) -> JobResult:
         folder = tmp_path / label
         folder.mkdir()
         np.save(folder / "stored.npy", np.zeros(3, np.float32))
         hidden = {"reason": "not observable without changing it"}
         records = {layer.name: hidden for layer in layers.layers_of(case)}
-        return JobResult("ok", folder, {"variants": records | {name: {"arrays": ["stored"]} for name in names}})
+        return JobResult("ok", folder, {"n": 3, "variants": records | {name: {"arrays": ["stored"]} for name in names}})
 
-    built, reference = result("job-of-build", "r1", "y"), result("job-of-reference", "y", "pooled")
-    job = layers.computing_alone(case, 3, built, reference)
+    reference = result("job-of-reference", "y", "pooled")
+    job = layers.comparing(case, reference)
     assert job is not None
-    assert job.variants == ("y",)
-    assert set(job.params["layers"]) == {"y"}
-    assert str(built.folder / "stored.npy") in job.files
-    assert json.dumps(job.identity).count("job-of") == 2  # what the files hold decides the job's key
+    assert set(job.variants) == set(job.params["layers"]) == {"y", "pooled"}
+    assert job.params["n"] == 3
+    assert str(reference.folder / "stored.npy") in job.files
+    assert job.identity["reference"] == "job-of-reference"  # what the files hold decides the job's key
     (r1,) = [layer for layer in layers.layers_of(case) if layer.name == "r1"]
     assert layers.reason(reference, r1) == "not observable without changing it"
-    assert layers.computing_alone(case, 3, result("other"), reference) is None
+    assert layers.comparing(case, result("other")) is None

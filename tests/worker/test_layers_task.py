@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from onnx.utils import Extractor
 
 from hwbench.backend import backends
 from hwbench.graph import Layer, matching_layers
+from hwbench.metrics import Fidelity, FidelityResult
 from hwbench.targets import open_target
 from hwbench.worker.protocol import Job, JobResult
 
@@ -199,12 +202,10 @@ def test_openvino_on_avx2_is_caught_where_looking_changes_it(tmp_path, monkeypat
 # Layers alone
 
 
-def alone(built: tuple[list[Layer], JobResult], theirs: tuple[list[Layer], JobResult], folder: Path) -> JobResult:
-    """Each layer fed by the reference's tensors."""
-    both = [
-        layer for layer in built[0] if all("arrays" in one[1].data["variants"][layer.name] for one in (built, theirs))
-    ]
+def compared(layers: list[Layer], theirs: tuple[list[Layer], JobResult], folder: Path, **changes: Any) -> JobResult:
+    """Every layer of the build in a folder against the reference's."""
     own = {layer.name: layer for layer in theirs[0]}
+    both = [layer for layer in layers if "arrays" in theirs[1].data["variants"].get(layer.name, {})]
     params: dict[str, Any] = {
         "model": str(folder / "model.onnx"),
         "inputs": {"x": str(folder / "x.npy")},
@@ -212,15 +213,18 @@ def alone(built: tuple[list[Layer], JobResult], theirs: tuple[list[Layer], JobRe
         "batch": N,
         "layers": sites(both),
         "reference_layers": sites([own[layer.name] for layer in both]),
-        "built": files(built[1], both),
         "reference": files(theirs[1], both),
     }
     names = tuple(layer.name for layer in both)
     options = ONE_THREAD["onnxruntime"]
     job = Job("hwbench.worker.tasks.own_errors:run", params, backends.reference("onnxruntime"), options, variants=names)
-    result = open_target("local").run(job, folder / "alone")
+    result = open_target("local").run(replace(job, **changes), folder / "compared")
     assert result.ok, result.detail
     return result
+
+
+def figures(result: JobResult, layer: Layer, key: str) -> FidelityResult:
+    return Fidelity.restored(result.data["variants"][layer.name][key]).result()
 
 
 def files(result: JobResult, layers: list[Layer]) -> Mapping[str, list[str]]:
@@ -230,23 +234,46 @@ def files(result: JobResult, layers: list[Layer]) -> Mapping[str, list[str]]:
     }
 
 
+def noise_db(wanted: Array, got: Array) -> float:
+    wanted = wanted.astype(np.float64)
+    return float(10 * np.log10((wanted**2).sum() / ((got - wanted) ** 2).sum()))
+
+
 def test_a_layer_alone_is_its_operators_fed_by_the_reference(tmp_path):
     """The oracle takes the layer out of the build with ONNX's own tool and runs it in ONNX's reference evaluator."""
     (tmp_path / "theirs").mkdir()
     model = static_int8(mlp(), reduce_range=True)
     built, theirs = looked_at(model, tmp_path, reference=mlp()), looked_at(mlp(), tmp_path / "theirs")
-    result = alone(built, theirs, tmp_path)
-    assert all(record["alone"] == [] for record in result.data["variants"].values())
+    result = compared(built[0], theirs, tmp_path)
+    assert {record["agreement_db"] for record in result.data["variants"].values()} == {math.inf}
     reference = {layer.name: values(theirs[1], layer) for layer in theirs[0]}
     typed = shape_inference.infer_shapes(model)
     layers = {layer.name: layer for layer in built[0]}
     for layer, before in ((layers["r"], "x"), (layers["z"], "r")):
         part = Extractor(typed).extract_model([before], [layer.built])
         fed = {before: feeds(model, batch=N)["x"] if before == "x" else reference[before]}
-        wanted = ReferenceEvaluator(part).run(None, fed)[0].astype(np.int64)
-        apart = np.abs(values(result, layer).astype(np.int64) - wanted)
-        assert apart.max() <= 1  # a tie may be rounded either way
-        assert (apart == 0).mean() > 0.98
+        wanted = layer.real(ReferenceEvaluator(part).run(None, fed)[0])
+        # A tie may be rounded either way.
+        own_db = noise_db(reference[layer.name], wanted)
+        assert figures(result, layer, "own").sqnr_db == pytest.approx(own_db, abs=0.2)
+
+
+def test_the_accumulated_error_is_that_of_the_stored_tensors(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    built, theirs = (
+        looked_at(static_int8(small_cnn()), tmp_path, reference=small_cnn()),
+        looked_at(small_cnn(), tmp_path / "theirs"),
+    )
+    result = compared(built[0], theirs, tmp_path)
+    assert not list(result.folder.glob("*.npy"))  # the tensors of the build are stored nowhere
+    looked = [layer for layer in built[0] if "accumulated" in result.data["variants"].get(layer.name, {})]
+    assert len(looked) > 2
+    for layer in looked:
+        wanted, got = values(theirs[1], layer), layer.real(values(built[1], layer))
+        found = figures(result, layer, "accumulated")
+        assert found.sqnr_db == pytest.approx(noise_db(wanted, got))
+        assert found.max_abs_error == pytest.approx(np.abs(wanted - got).max())
+        assert found.elements == wanted.size
 
 
 def test_a_layer_whose_values_the_build_gets_wrong_is_wrong_alone_and_those_after_it_are_right(tmp_path):
@@ -255,13 +282,47 @@ def test_a_layer_whose_values_the_build_gets_wrong_is_wrong_alone_and_those_afte
     (scale,) = [one for one in model.graph.initializer if one.name == "w1_scale"]
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(4), scale.name))
     built, theirs = looked_at(model, tmp_path, reference=mlp()), looked_at(mlp(), tmp_path / "theirs")
-    result = alone(built, theirs, tmp_path)
-    reference = {layer.name: values(theirs[1], layer) for layer in theirs[0]}
-    errors = {
-        layer.name: np.linalg.norm(layer.real(values(result, layer)) - reference[layer.name])
-        / np.linalg.norm(reference[layer.name])
-        for layer in built[0]
-    }
-    assert errors["r"] > 1
-    assert errors["z"] < 0.1
-    assert errors["y"] < 0.1
+    result = compared(built[0], theirs, tmp_path)
+    own = {layer.name: figures(result, layer, "own").sqnr_db for layer in built[0]}
+    assert own["r"] < 0
+    assert own["z"] > 20
+    assert own["y"] > 20
+
+
+# Room
+
+
+def job_of(folder: Path, model: onnx.ModelProto, **params: Any) -> tuple[list[Layer], JobResult]:
+    path = saved(model, folder / "model.onnx")
+    layers = matching_layers(path, path)
+    np.save(folder / "x.npy", feeds(model, batch=N)["x"])
+    every = {"model": str(path), "inputs": {"x": str(folder / "x.npy")}, "n": N, "batch": N, "layers": sites(layers)}
+    names = tuple(layer.name for layer in layers)
+    reference, options = backends.reference("onnxruntime"), ONE_THREAD["onnxruntime"]
+    job = Job("hwbench.worker.tasks.layers:run", every | params, reference, options, variants=names)
+    result = open_target("local").run(job, folder / "job")
+    assert result.ok, result.detail
+    return layers, result
+
+
+@pytest.mark.parametrize(("inputs", "n"), [(0.5, 1), (3.7, 3), (100, N)])
+def test_inputs_are_chosen_by_the_measured_size_of_all_layers(tmp_path, inputs, n):
+    layers, whole = job_of(tmp_path, mlp())
+    row = sum(values(whole, layer)[:1].nbytes for layer in layers)
+    _, result = job_of(tmp_path, mlp(), measure=True, room=int(inputs * row))
+    assert result.data["n"] == n
+    for layer in layers:
+        np.testing.assert_array_equal(values(result, layer), values(whole, layer)[:n])
+
+
+def test_layers_that_find_no_room_are_named_and_the_files_stay_within_it(tmp_path):
+    layers, whole = job_of(tmp_path, mlp())
+    sizes = [values(whole, layer).nbytes for layer in layers]
+    most = sum(sizes[:2]) + min(sizes)
+    _, result = job_of(tmp_path, mlp(), most=most)
+    kept = [layer for layer in layers if "arrays" in result.data["variants"][layer.name]]
+    assert kept[:2] == layers[:2]
+    assert sum(values(result, layer).nbytes for layer in kept) <= most
+    missing = [layer for layer in layers if layer not in kept]
+    assert missing
+    assert all("leave no room" in result.data["variants"][layer.name]["reason"] for layer in missing)
