@@ -58,7 +58,7 @@ class Analyses:
             remarks: Anything else that is to be known of it again, as JSON.
         """
         done = plan.done(self._results)
-        if plan.is_cut(self._results) or any(not result.ok or result.failed for result in done.values()):
+        if plan.is_cut(self._results) or not all(result.is_final for result in done.values()):
             self._kept_jobs |= {job.key for job in plan.jobs.values()}
             return
         record = {

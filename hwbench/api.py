@@ -86,6 +86,10 @@ class Run:
         except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
             raise damaged(self.path / FOLDER / profile, error) from None
 
+    def trials(self, profile: str) -> pl.DataFrame | None:
+        """The fault trials of a profile, one row a fault; None where the run kept none."""
+        return self._directory.read_parts("trials", profile)
+
     def launches(self, study: str, profile: str) -> pl.DataFrame | None:
         """The figures of every launch of a study of time; None where the run kept none."""
         return self._directory.read_parts(study, profile)

@@ -16,6 +16,7 @@ from typing import Any
 from hwbench.dataset import Dataset
 from hwbench.disk import explained, full_disk_named, require_space
 from hwbench.errors import JobError, ModelError, RunDirectoryError, UnavailableError
+from hwbench.files import require_text
 from hwbench.host import cache_home
 from hwbench.integrity import DamagedError, file_sha256, read_sealed, sealed
 from hwbench.model import MAX_IR_VERSION, MAX_OPSET, Model
@@ -136,6 +137,7 @@ class Build:
 def work_folder() -> Iterator[Path]:
     """A temporary folder in the cache; those of processes that died are removed from the cache on the way."""
     home = cache_home()
+    require_text(home, RunDirectoryError)
     sweep(home / "work")
     sweep(home / "builds", _MAKING)
     with explained(home, _ADVICE):

@@ -40,3 +40,26 @@ def require_file(path: Path, error: type[InputError], noun: str = "") -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise error(f"{path}: is {kind}, not a regular file; give a file that can be read more than once")
+
+
+def require_text(path: Path, error: type[InputError]) -> None:
+    """Refuse a path that is not UTF-8: runtimes, tables and reports cannot name it.
+
+    Args:
+        path: The path; a relative one counts with the working folder.
+        error: The exception to raise.
+
+    Raises:
+        InputError: Of the type ``error``.
+    """
+    name = str(path.absolute())
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise error(not_text(name)) from None
+
+
+def not_text(name: str) -> str:
+    """The message about a path that is not UTF-8."""
+    shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return f"{shown}: its name is not UTF-8; rename it"

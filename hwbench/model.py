@@ -16,7 +16,7 @@ from onnx_ir.passes import PassBase, Sequential, common
 
 from hwbench.backend import BatchAxes, TensorSpec
 from hwbench.errors import ModelError, UnknownNameError
-from hwbench.files import require_file
+from hwbench.files import require_file, require_text
 from hwbench.model_checks import check_functions, check_inputs, check_names, check_tensors, external_files
 from hwbench.stored import Inventory
 
@@ -87,6 +87,7 @@ class Model:
             UnknownNameError: ``batch_axes`` names no input or output.
             ModelError: The file is missing, not ONNX, damaged, or refers to data outside its folder.
         """
+        require_text(path, ModelError)
         proto = read_proto(path)
         try:
             onnx.checker.check_model(str(path))

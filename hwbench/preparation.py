@@ -16,7 +16,16 @@ from hwbench.build import Recipe, make_build, work_folder
 from hwbench.callables import is_reference
 from hwbench.dataset import Dataset, materialise, open_source
 from hwbench.dataset.materialise import STORABLE
-from hwbench.errors import DataError, JobError, ModelError, SpecError, UnavailableError, UnknownNameError
+from hwbench.errors import (
+    DataError,
+    JobError,
+    ModelError,
+    ProfileError,
+    SpecError,
+    UnavailableError,
+    UnknownNameError,
+)
+from hwbench.files import require_text
 from hwbench.metrics import Metric, classifies, resolve_task
 from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
@@ -119,6 +128,11 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
     Raises:
         InputError: Something the specification names cannot be used.
     """
+    for given in (spec.data, spec.calibration):
+        if given is not None:
+            require_text(Path(given.source), DataError)
+    for name in spec.profiles:
+        require_text(Path(name), ProfileError)
     model = Model.open(Path(spec.model), spec.batch_axis)
     reference = Model.open(Path(spec.reference), spec.batch_axis) if spec.reference else model
     profiles = [load_profile(name, trusted=spec.trust_profile) for name in dict.fromkeys(spec.profiles)]

@@ -17,7 +17,8 @@ from hwbench.agenda import Agenda
 from hwbench.analyses import Analyses
 from hwbench.budget import ANALYSIS, Budget
 from hwbench.build import Build
-from hwbench.errors import JobError, TargetLostError, UnavailableError
+from hwbench.errors import JobError, RunDirectoryError, TargetLostError, UnavailableError
+from hwbench.files import require_text
 from hwbench.making import Making
 from hwbench.plans import Plan, plan_studies
 from hwbench.preparation import REFERENCE, REFERENCE_PROFILE, Prepared, check_builds
@@ -126,6 +127,7 @@ def _steps(
     interleaved: str | None = None,
 ) -> Generator[Job, None, Outcome]:
     """Carry out a run, pausing before each exclusive job with that job."""
+    require_text(out, RunDirectoryError)
     record = first_record(prepared) | ({INTERLEAVED: interleaved} if interleaved else {})
     progress.step(f"{REFERENCE}: accuracy")
     measured = try_reference(prepared, budget)

@@ -13,6 +13,7 @@ from hwbench.bounds import BATCH, POINTS, PROCESSORS, SEED, WAIT_S
 from hwbench.dataset import DataSpec
 from hwbench.durations import parse_duration
 from hwbench.errors import SpecError, UnknownNameError
+from hwbench.files import not_text
 from hwbench.studies import studies
 from hwbench.toml import read_toml
 
@@ -105,6 +106,8 @@ def _problem(problem: Any) -> str:
         return str(UnknownNameError("key", path, _keys_at(problem["loc"][:-1])))
     if problem["type"] == "missing":
         return f"{path}: missing"
+    if problem["type"] == "string_unicode" and isinstance(problem["input"], str):
+        return f"{path}: {not_text(problem['input'])}"
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from hwbench_tensorrt.driver import Device
 from hwbench_tensorrt.options import TensorRtOptions
 
+_DIGEST = 32  # bytes of a SHA-256
 RUN_OPTIONS = ("device_id", "cuda_graph", "cache")  # they say how and where an engine runs, not how it is built
 
 
@@ -36,6 +37,8 @@ def cache_key(model: bytes, options: TensorRtOptions, refit: bool, version: str,
 
 class EngineCache:
     """A folder of engines, and of one file of kernel timings per TensorRT version and GPU.
+
+    Each file begins with the SHA-256 of the rest. One that does not fit it is taken as missing, and written again.
 
     Args:
         folder: Where they are; None for no cache at all, in which nothing is ever found.
@@ -66,7 +69,9 @@ class EngineCache:
 
     def _read(self, name: str) -> bytes:
         path = None if self._folder is None else self._folder / name
-        return path.read_bytes() if path is not None and path.is_file() else b""
+        stored = path.read_bytes() if path is not None and path.is_file() else b""
+        digest, content = stored[:_DIGEST], stored[_DIGEST:]
+        return content if hashlib.sha256(content).digest() == digest else b""
 
     def _write(self, name: str, content: bytes) -> None:
         if self._folder is None:
@@ -76,7 +81,7 @@ class EngineCache:
         handle, part = tempfile.mkstemp(dir=self._folder, prefix=name, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
+                stream.write(hashlib.sha256(content).digest() + content)
             Path(part).replace(self._folder / name)
         finally:
             Path(part).unlink(missing_ok=True)

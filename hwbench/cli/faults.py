@@ -177,15 +177,13 @@ def check_writable(file: Path, *, overwrite: bool) -> None:
 
 def save(finished: Run, file: Path) -> None:
     """Write the faults of a finished campaign as a list that ``--faults`` replays."""
-    import polars as pl
-
     from hwbench.faults.listing import write_faults
     from hwbench.studies.deployed import deployed
 
     ((profile, entry),) = finished.record["profiles"].items()
-    parts = sorted((finished.path / "trials" / profile).glob("part-*.parquet"))
-    if not parts:
+    trials = finished.trials(profile)
+    if trials is None:
         return  # the profile is unavailable here, which the table says
-    tried = pl.read_parquet(parts).sort("trial")
+    tried = trials.sort("trial")
     numbers = deployed(finished.path / "builds" / entry["build"] / "model.onnx").numbers(set(tried["tensor"]))
     write_faults(file, tried, numbers)

@@ -202,6 +202,17 @@ def test_cache_gives_back_what_it_stored_and_leaves_no_other_file(tmp_path):
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"short", bytes(32) + b"engine", "flipped", "truncated"])
+def test_a_damaged_engine_is_taken_as_missing(tmp_path, content):
+    cache = EngineCache(str(tmp_path), "11.4.0", GPU)
+    cache.store_engine("k", b"a long engine")
+    stored = bytearray((tmp_path / "k.engine").read_bytes())
+    stored[-1] ^= 1
+    damaged = {"flipped": bytes(stored), "truncated": (tmp_path / "k.engine").read_bytes()[:-2]}.get(content, content)
+    (tmp_path / "k.engine").write_bytes(damaged)
+    assert cache.engine("k") == b""
+
+
 def test_no_cache_folder_stores_nothing():
     cache = EngineCache(None, "11.4.0", GPU)
     cache.store_engine("k", b"engine")

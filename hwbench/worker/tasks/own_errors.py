@@ -52,12 +52,11 @@ def run(job: JobContext) -> dict[str, Any]:
 
 
 def _seen(job: JobContext, look: Look) -> dict[str, Seen]:
-    """All layers of the build but those in which a worker died, since any of them may feed another."""
-    names = [name for name in look.sites if name in {*job.variants, *Progress.read(job.folder).finished}]
-    seen = look.together([look.sites[name] for name in names])
-    for name in names:
-        if name not in seen:
-            job.start(name)  # a graph of its own may end the worker
+    """All layers of the build, since any of them may feed another; without those in whose own graph a worker died."""
+    seen = look.together(list(look.sites.values()))
+    for name in (name for name in look.sites if name not in seen):
+        if name in job.variants or name in Progress.read(job.folder).finished:
+            job.start(name)
             seen[name] = look.alone(look.sites[name])
     return seen
 
