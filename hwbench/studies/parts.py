@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hwbench import stats
-from hwbench.model import read_proto
+from hwbench.backend import TensorSpec
+from hwbench.model import Model, read_proto
 from hwbench.slices import MANY, GroupErrors, Layout, Scout, SliceErrors, sqnr_db
 from hwbench.stats import Estimate
 from hwbench.studies.base import GOLDEN, LEVEL, Case, Subject
@@ -36,10 +37,15 @@ def other_outputs(case: Case, most: int) -> tuple[list[str], list[str]]:
     fitting = [
         spec.name
         for spec in case.model.outputs
-        if spec.name != case.output and spec.name in theirs and spec.shape and spec.shape[0] in (None, case.model.batch)
+        if spec.name != case.output and spec.name in theirs and _has_rows(case.model, spec)
     ]
     left_out = [spec.name for spec in case.model.outputs if spec.name not in {case.output, *fitting[:most]}]
     return fitting[:most], left_out
+
+
+def _has_rows(model: Model, spec: TensorSpec) -> bool:
+    axis = model.batch_axes.get(spec.name, 0)
+    return axis is not None and axis < len(spec.shape) and spec.shape[axis] in (None, model.batch)
 
 
 def evaluation(case: Case, names: Sequence[str], subject: Subject | None = None) -> Job:
