@@ -135,7 +135,7 @@ class Accept(_Section):
     min_top1_agreement: float | None = None
     min_sqnr_db: float | None = None
     min_worst_slice_sqnr_db: float | None = Field(
-        None, description="of the output's part that differs most; 5 where it is not set and the data have no labels"
+        None, description="of the output's part that differs most; 4 where it is not set and the data have no labels"
     )
     max_sqnr_loss_db: float | None = Field(None, description="on the worst of the portability study's targets")
     max_p50_ms: float | None = None

@@ -81,12 +81,13 @@ RULES: dict[str, Rule] = {
     "max_due_rate": Rule("faults", "due_rate"),
 }
 
-WORST_SLICE_DB = 5.0
+WORST_SLICE_DB = 4.0
 """The limit on the worst slice of a build without labels, where the profile has none.
 
-At 5 dB, the error is a third of the variation. A YOLOv8n (NudeNet's 320n) whose scores share the boxes' scale has two distinct
-scores left, at 2.3 and 0.6 dB on two sets of images; with a scale of their own, scores are at 10.3 and 7.4 dB. Builds of the
-demo's classifier are above 11 dB even where int8 saturates.
+At 4 dB, 40 % of the variation is error. The limit separates useless from working builds of models that packages ship. A YOLOv8n
+(NudeNet) whose scores share the boxes' scale has two distinct scores left, at 2.3 and 0.6 dB on two sets of images; a text
+recognizer (PP-OCRv4) in dynamic int8 reads 1 % of the characters, at −0.1 dB. With a scale of their own, the scores are at 10.3
+and 7.4 dB; in static int8 the recognizer reads 95 %, at 5.4 to 6.0 dB; a text detector is at 13 to 14 dB.
 """
 
 

@@ -150,7 +150,7 @@ def test_without_labels_and_classes_the_rules_that_judge_fidelity_are_named():
 
 
 @pytest.mark.parametrize(
-    ("interval", "outcome"), [((7.0, 6.0, 8.0), "pass"), ((2.3, 1.9, 2.8), "fail"), ((5.5, 4.0, 7.0), "inconclusive")]
+    ("interval", "outcome"), [((7.0, 6.0, 8.0), "pass"), ((2.3, 1.9, 2.8), "fail"), ((5.5, 3.0, 7.0), "inconclusive")]
 )
 def test_without_labels_the_worst_slice_has_a_limit_of_its_own(interval, outcome):
     value, low, high = interval

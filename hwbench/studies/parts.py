@@ -25,7 +25,7 @@ SLICE, WORST = "slice_sqnr_db", "worst_slice_sqnr_db"
 # Operators that sort rows by score, and those behind which their order no longer matters.
 _SORTING = frozenset({"TopK", "NonMaxSuppression"})
 _COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU"})
-_NAMED = 5  # constant slices named in a row
+_NAMED = 8  # runs of slices that are named
 
 
 def other_outputs(case: Case, most: int) -> tuple[list[str], list[str]]:
@@ -115,6 +115,18 @@ class _Output:
             return {"output": self.name}
         return {"output": self.name, "axis": self.layout.axis, "slice": slices[0] if len(slices) == 1 else span(slices)}
 
+    def describe(self, errors: GroupErrors) -> str:
+        """A group's range and oddities in words."""
+        parts = [f"reference {errors.group.low:.4g} to {errors.group.high:.4g}"]
+        if errors.constant and self.layout is not None:
+            where = "the output" if self.layout.axis is None else f"of axis {self.layout.axis}: {span(errors.constant)}"
+            parts.append(f"constant in the build alone, {where}")
+        if errors.broken:
+            parts.append(f"{errors.broken} values are not finite in the build alone")
+        if errors.group.quiet:
+            parts.append("not judged: probabilities that 8 bits hold next to none of")
+        return "; ".join(parts)
+
     def _group_rows(self, errors: GroupErrors) -> Iterator[Row]:
         where, n = self.where(errors.group.slices), len(errors.signal)
         at = condition(**where)
@@ -123,7 +135,7 @@ class _Output:
             yield Row(STUDY, SLICE, at, status="unavailable", detail=why)
         else:
             figure = ratio([errors.signal], [errors.noise], self.seed)
-            yield _ratio_row(SLICE, figure, at, describe(errors))
+            yield _ratio_row(SLICE, figure, at, self.describe(errors))
         yield Row(STUDY, "max_abs_error", at, errors.max_abs_error, n=n)
         yield Row(STUDY, "distinct_values", at, float(errors.distinct), "count", n=n, detail=_many(errors.distinct))
         theirs = errors.reference_distinct
@@ -171,7 +183,7 @@ def _worst(found: Sequence[_Output], unordered: str) -> Row:
     figure = ratio([one.signal for one in groups], [one.noise for one in groups], output.seed)
     worst = min(groups, key=lambda one: one.sqnr_db)
     part = in_words(output.where(worst.group.slices))
-    return _ratio_row(WORST, figure, "{}", "; ".join([f"{part}: {describe(worst)}", *_levels(worst)]))
+    return _ratio_row(WORST, figure, "{}", "; ".join([f"{part}: {output.describe(worst)}", *_levels(worst)]))
 
 
 def ratio(signals: Sequence[Array], noises: Sequence[Array], seed: int) -> Estimate:
@@ -210,19 +222,6 @@ def _levels(errors: GroupErrors) -> Iterator[str]:
         yield f"{errors.distinct} distinct value{'s' if errors.distinct > 1 else ''}, {theirs} in the reference"
 
 
-def describe(errors: GroupErrors) -> str:
-    """A group's range and oddities in words."""
-    parts = [f"reference {errors.group.low:.4g} to {errors.group.high:.4g}"]
-    if errors.constant:
-        more = f" and {len(errors.constant) - _NAMED} more" if len(errors.constant) > _NAMED else ""
-        parts.append(f"constant in the build alone: {', '.join(map(str, errors.constant[:_NAMED]))}{more}")
-    if errors.broken:
-        parts.append(f"{errors.broken} values are not finite in the build alone")
-    if errors.group.quiet:
-        parts.append("not judged: probabilities that 8 bits hold next to none of")
-    return "; ".join(parts)
-
-
 def in_words(where: Mapping[str, Any]) -> str:
     """A condition of `_Output.where` in words."""
     if "slice" not in where:
@@ -232,11 +231,12 @@ def in_words(where: Mapping[str, Any]) -> str:
 
 
 def span(slices: Sequence[int]) -> str:
-    """Numbers as ranges, e.g. ``"0-3,7"``."""
+    """Numbers as ranges, e.g. ``"0-3,7"``; of many ranges, the first."""
     breaks = [place for place in range(1, len(slices)) if slices[place] != slices[place - 1] + 1]
     starts, ends = [0, *breaks], [*breaks, len(slices)]
     runs = [(slices[start], slices[end - 1]) for start, end in zip(starts, ends, strict=True)]
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    shown = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:_NAMED])
+    return f"{shown},..." if len(runs) > _NAMED else shown
 
 
 def _many(count: int) -> str:
