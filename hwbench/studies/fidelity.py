@@ -37,7 +37,7 @@ class FidelitySettings(Settings):
         description="inputs the layers are compared on; fewer where their tensors would take over 256 MiB",
     )
     outputs: int = Field(
-        16, ge=0, description="how many outputs to compare besides the one that accuracy is measured on"
+        16, ge=0, le=REPEATS, description="how many outputs to compare besides the one that accuracy is measured on"
     )
 
 
