@@ -90,16 +90,19 @@ class Recipe:
     def job(self) -> Job:
         """The job that makes the build's file."""
         files = self.calibration.inputs if self.calibration else {}
+        calibration = {name: str(file.path.resolve()) for name, file in files.items()}
+        model = str(self.model.path.resolve())
         return Job(
             task="hwbench.quantize:run",
             params={
-                "model": str(self.model.path.resolve()),
+                "model": model,
                 "precision": self.precision.model_dump(mode="json"),
                 "shapes": {name: list(shape) for name, shape in self.shapes.items()},
                 **self._axes,
-                "calibration": {name: str(file.path.resolve()) for name, file in files.items()},
+                "calibration": calibration,
             },
             identity={"model": self.model.sha256, "calibration": self.calibration.key if self.calibration else ""},
+            files=(model, *(str(file.resolve()) for file in self.model.external), *calibration.values()),
         )
 
 

@@ -41,6 +41,7 @@ class Model:
         bytes: Size of the file and its external data.
         batch_axes: Inputs and outputs whose batch is not on axis 0, to the axis; None for an input that is the same for all
             samples.
+        external: Its external data files.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Model:
     parameters: int
     bytes: int
     batch_axes: BatchAxes = field(default_factory=dict)
+    external: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -116,6 +118,7 @@ class Model:
             nodes=len(proto.graph.node),
             parameters=sum(math.prod(place.shape(proto)) for place in Inventory.of(proto).places),
             bytes=sum(file.stat().st_size for file in files),
+            external=tuple(files[1:]),
         )
 
     def require_sizes(self, shapes: Mapping[str, Sequence[int]]) -> None:

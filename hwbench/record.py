@@ -15,6 +15,7 @@ from hwbench.host import describe_host, package_versions
 from hwbench.preparation import REFERENCE_PROFILE, Prepared
 from hwbench.profile import Profile, TargetSpec
 from hwbench.table import Row
+from hwbench.targets import sandbox
 from hwbench.targets.limits import LimitSupport, mechanism
 
 INTERLEAVED = "interleaved"
@@ -34,7 +35,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "fingerprint": prepared.fingerprint,
         "seed": spec.seed,
-        "host": {**describe_host(), "limits": asdict(limits)},
+        "host": {**describe_host(), "limits": asdict(limits), "sandbox": sandbox.describe()},
         "packages": package_versions(),
         "model": prepared.model.describe(),
         "reference": prepared.reference.describe(),

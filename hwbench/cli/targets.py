@@ -68,12 +68,14 @@ def _list(as_json: bool) -> None:
     from rich.table import Table
 
     from hwbench.host import describe_host
+    from hwbench.targets import sandbox
     from hwbench.targets.emulated import emulations
     from hwbench.targets.limits import mechanism
 
     host, support, emulated = describe_host(), mechanism(), emulations()
     if as_json:
-        content: dict[str, Any] = {"local": {"host": host, "limits": asdict(support)}}
+        local = {"host": host, "limits": asdict(support), "sandbox": sandbox.describe()}
+        content: dict[str, Any] = {"local": local}
         content["emulated"] = {arch: asdict(one) for arch, one in emulated.items()}
         print_json(content)
         return
@@ -85,6 +87,7 @@ def _list(as_json: bool) -> None:
         escape(support.memory + (f" ({support.memory_reason})" if support.memory_reason else "")),
     )
     table.add_row("", "processor quota (cpu_quota)", escape(support.cpu or f"none: {support.cpu_reason}"))
+    table.add_row("", "sandbox of the workers", escape(sandbox.describe()))
     for arch, one in emulated.items():
         runs = ", ".join(f"{name} {version}" for name, version in one.system_root.items() if name in _TOLD)
         how = f"{one.emulator}; {runs or 'the packages installed here'}" if one.available else one.reason

@@ -137,6 +137,7 @@ def host_facts(view: View) -> list[tuple[str, str]]:
             f"{number(float(host['memory_mib']))} MiB" if isinstance(host.get("memory_mib"), int | float) else None,
         ),
         ("System", " · ".join(str(host[key]) for key in ("os", "kernel", "machine") if host.get(key))),
+        ("Sandbox of the workers", host.get("sandbox")),
         ("Python", host.get("python")),
         ("hwbench", view.run.get("hwbench")),
         ("Seed", view.run.get("seed")),

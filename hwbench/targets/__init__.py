@@ -97,13 +97,14 @@ class Targets:
     Args:
         scheduler: A Dask cluster's. What the local machine need not do itself goes to its workers, and boards are found by it.
         boards: Whether some jobs are for boards: the cluster need then have no other workers.
+        sandboxed: False where the owner of this machine trusts the profiles. A board confines its jobs in any case.
 
     Raises:
         UnavailableError: No scheduler answers there, or a worker would give other numbers than this machine.
     """
 
-    def __init__(self, scheduler: str | None = None, *, boards: bool = False) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, scheduler: str | None = None, *, boards: bool = False, sandboxed: bool = True) -> None:
+        self._lock, self._sandboxed = threading.Lock(), sandboxed
         self._open: dict[str, Target] = {}
         self._cluster: Cluster | None = None
         self._helpers: RemoteTarget | None = None
@@ -146,7 +147,7 @@ class Targets:
     def _beside(self, machine: Mapping[str, str]) -> dict[str, Any]:
         """What a target takes that is the run's, not the machine's."""
         if machine["kind"] != "remote":
-            return {}
+            return {"sandboxed": self._sandboxed}
         if self._cluster is None:
             raise UnavailableError(f"no scheduler to find {machine['resource']!r} by", "--scheduler tcp://HOST:8786")
         return {"cluster": self._cluster}

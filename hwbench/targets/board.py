@@ -20,6 +20,7 @@ from distributed import Worker, get_worker
 from hwbench import __version__
 from hwbench.cpu import cpu_flags
 from hwbench.host import describe_host, package_versions
+from hwbench.targets import sandbox
 from hwbench.targets.ending import STDERR_FILE
 from hwbench.targets.limits import mechanism
 from hwbench.targets.local import STDOUT_FILE, LocalTarget
@@ -113,7 +114,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 def describe() -> dict[str, Any]:
     """This machine, as a run records it."""
-    host = {**describe_host(), "limits": asdict(mechanism())}
+    host = {**describe_host(), "limits": asdict(mechanism()), "sandbox": sandbox.describe()}
     return {"host": host, "packages": package_versions(), "fingerprint": fingerprint()}
 
 
@@ -211,6 +212,7 @@ def _placed(sent: Mapping[str, Any], depot: Depot, home: Path) -> Job:
         variants=tuple(job["variants"]),
         control=job["control"],
         may_time_out=job["may_time_out"],
+        files=(str(home),),
     )
 
 

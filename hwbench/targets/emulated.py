@@ -47,6 +47,7 @@ class EmulatedTarget(LocalTarget):
     Args:
         arch: The instruction set, ``"x86_64"`` or ``"aarch64"``.
         cpu: The processor model, as QEMU calls it.
+        sandboxed: See `LocalTarget`.
 
     Raises:
         UnknownNameError: QEMU knows no such model; the message lists those it knows.
@@ -56,7 +57,7 @@ class EmulatedTarget(LocalTarget):
     kind = "emulated"
     python: ClassVar[str] = sys.executable  # QEMU runs programs, no scripts
 
-    def __init__(self, arch: str, cpu: str) -> None:
+    def __init__(self, arch: str, cpu: str, sandboxed: bool = True) -> None:
         known = [name for name in ARCHITECTURES if name == arch]
         if not known:
             raise UnknownNameError("architecture", arch, ARCHITECTURES)
@@ -65,15 +66,21 @@ class EmulatedTarget(LocalTarget):
         self._cpu = cpu
         self._left_out = self._qemu.left_out(cpu)
         self._root: SystemRoot | None = None if arch == platform.machine() else system_root(arch)
-        super().__init__()
+        super().__init__(sandboxed)
 
     def command(self, folder: Path) -> list[str]:
-        """See `LocalTarget.command`."""
-        _, *arguments = super().command(folder)
+        """See `LocalTarget.command`: this machine's Python enters the sandbox, then becomes the emulator."""
+        entering = [sys.executable, "-P", "-S", "-m", "hwbench.worker.sandbox", str(folder), "--exec"]
         emulator = self._qemu.command(self._cpu, self._left_out)
-        if self._root is None:
-            return [*emulator, self.python, *arguments]
-        return [*emulator, "-L", str(self._root.path), str(self._root.python), *arguments]
+        python = [self.python]
+        if self._root is not None:
+            python = ["-L", str(self._root.path), str(self._root.python)]
+        return [*entering, *emulator, *python, "-P", "-m", "hwbench.worker", str(folder), str(os.getpid())]
+
+    def programs(self) -> list[str]:
+        """See `LocalTarget.programs`: the emulator and the system root."""
+        root = [] if self._root is None else [str(self._root.path), str(_worker_code()), *_sources().values()]
+        return [self._qemu.path, self.python, *root]
 
     def environment(self) -> dict[str, str]:
         """See `LocalTarget.environment`."""
@@ -107,11 +114,16 @@ class EmulatedTarget(LocalTarget):
         return about
 
 
-def _worker_code() -> Path:
-    """A folder through which a foreign Python finds hwbench and its backends, and nothing else that is installed here."""
+def _sources() -> dict[str, str]:
+    """The folders of hwbench and its backends, by package."""
     names = {"hwbench", *(backends.reference(name).partition(":")[0].partition(".")[0] for name in backends.names())}
     specs = {name: find_spec(name) for name in sorted(names)}
-    sources = {name: str(Path(spec.origin).parent) for name, spec in specs.items() if spec and spec.origin}
+    return {name: str(Path(spec.origin).parent) for name, spec in specs.items() if spec and spec.origin}
+
+
+def _worker_code() -> Path:
+    """A folder through which a foreign Python finds hwbench and its backends, and nothing else that is installed here."""
+    sources = _sources()
     digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
     folder = cache_home() / "targets" / f"code-{digest}"
     for name, source in sources.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import UnavailableError
-from hwbench.targets import Target, cgroups, systemd
+from hwbench.targets import Target, cgroups, sandbox, systemd
 from hwbench.targets.ending import STDERR_FILE, Ending, classify
 from hwbench.targets.limits import Enforcement
 from hwbench.targets.own_copy import OwnCopy
@@ -40,28 +40,36 @@ _GRACE_S = 1.0
 
 
 class LocalTarget(Target):
-    """Runs jobs in child processes of this one.
+    """Runs jobs in child processes of this one, in the sandbox of `hwbench.worker.sandbox`.
 
-    A subclass that runs them through something else overrides `command` and `environment`.
+    A subclass that runs them through something else overrides `command`, `environment` and `programs`.
+
+    Args:
+        sandboxed: False where the machine's owner trusts the profiles: jobs may then do what this process may.
     """
 
     kind = "local"
 
-    def __init__(self) -> None:
+    def __init__(self, sandboxed: bool = True) -> None:
         cgroups.sweep()
         systemd.sweep()
+        self._sandboxed = sandboxed
         self._lock = threading.Lock()
         self._running: set[int] = set()
         self._stopped = False
 
     def command(self, folder: Path) -> list[str]:
         """The command line of a worker for the job in ``folder``."""
-        return [sys.executable, "-P", "-m", "hwbench.worker", str(folder), str(os.getpid())]
+        return [sys.executable, "-P", "-m", "hwbench.worker.sandbox", str(folder), str(os.getpid())]
 
     def environment(self) -> dict[str, str]:
         """A worker's environment: it imports what this process would import, and no runtime reports its use."""
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         return {**os.environ, **NO_TELEMETRY, "PYTHONPATH": path}
+
+    def programs(self) -> list[str]:
+        """What a worker runs or imports besides this interpreter, its packages and what the system has."""
+        return []
 
     def run(self, job: Job, folder: Path) -> JobResult:
         """See `Target.run`."""
@@ -88,11 +96,12 @@ class LocalTarget(Target):
     def _run_worker(self, job: Job, variants: Sequence[str], folder: Path, deadline: float | None) -> Ending:
         """Run one worker from its start to its classified end, which the deadline on the monotonic clock may bring."""
         (folder / RESULT_FILE).unlink(missing_ok=True)
-        write_json(folder / JOB_FILE, {**_job_file(job, variants), "deadline": deadline})
+        rules = sandbox.rules(job, folder, self.programs()) if self._sandboxed else None
+        write_json(folder / JOB_FILE, {**_job_file(job, variants), "deadline": deadline, "sandbox": rules})
         if deadline is not None and variants:
             deadline += _GRACE_S
-        with Enforcement(job.limits) as enforcement:
-            command, environment = self.command(folder), {**self.environment(), **enforcement.environment()}
+        with sandbox.scratch(folder) as scratch, Enforcement(job.limits) as enforcement:
+            command, environment = self.command(folder), {**self.environment(), **scratch, **enforcement.environment()}
             if job.own_copy:
                 own = OwnCopy.load(Path(job.own_copy))
                 command, environment = own.command(command), own.environment(environment)
@@ -102,7 +111,8 @@ class LocalTarget(Target):
             returncode, timed_out = self._wait(
                 command, environment, folder, job.limits.timeout_s, deadline, since_start=since_start
             )
-            ending = classify(folder, returncode, job.limits, enforcement.usage(), timed_out)
+            enforced = {**enforcement.usage(), "sandbox": sandbox.describe(self._sandboxed)}
+            ending = classify(folder, returncode, job.limits, enforced, timed_out)
         stopped = timed_out and deadline is not None and time.monotonic() >= deadline
         if stopped:
             return replace(ending, status="unavailable", detail=STOPPED, stopped=True, died=False)

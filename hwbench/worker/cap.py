@@ -12,6 +12,19 @@ CAP_VARIABLE = "HWBENCH_CAP"
 _MIB = 1 << 20
 
 
+def cap_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """The files by which this process tree's cap is lowered, in the order to write them.
+
+    Args:
+        environment: Where the cap is described.
+    """
+    version, _, folder = environment[CAP_VARIABLE].partition(":")
+    if version == "2":
+        return [Path(folder or _own_group(), "memory.max")]
+    names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")  # the second may not be below the first
+    return [path for name in names if (path := Path(folder, name)).exists()]
+
+
 def lower_cap(mib: int, environment: Mapping[str, str] = os.environ) -> None:
     """Lower the cap that this process tree is held to.
 
@@ -26,25 +39,16 @@ def lower_cap(mib: int, environment: Mapping[str, str] = os.environ) -> None:
         MemoryError: More is in use than can be given back (cgroup v1; under v2 the kernel kills).
         OSError: The kernel refuses otherwise.
     """
-    version, _, folder = environment[CAP_VARIABLE].partition(":")
-    if version == "2":
-        Path(folder or _own_group(), "memory.max").write_text(str(mib * _MIB))
-    else:
-        _lower_version_1(Path(folder), str(mib * _MIB))
+    try:
+        for path in cap_files(environment):
+            path.write_text(str(mib * _MIB))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise MemoryError(f"more than {mib} MiB are in use and cannot be given back") from None
 
 
 def _own_group() -> str:
     """Where this process stands in the version 2 hierarchy."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     return "/sys/fs/cgroup" + next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
-
-
-def _lower_version_1(group: Path, cap: str) -> None:
-    try:
-        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):  # the second may not be below the first
-            if (group / name).exists():
-                (group / name).write_text(cap)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        raise MemoryError(f"more than {int(cap) // _MIB} MiB are in use and cannot be given back") from None

@@ -91,8 +91,9 @@ class Job:
         may_time_out: Whether a time-out is a result of the job; its limit then counts from the start.
         identity: Content hashes that stand for the files named in ``params``, so that equal work has an equal key
             wherever its files lie; keys of ``params`` whose values are paths, to those hashes.
-        files: The files that ``params`` name, and those that must lie beside them (external data): what travels to another
-            machine. Strings of ``params`` that are equal to one of them are what is renamed there.
+        files: The files that ``params`` name, and those that must lie beside them (external data): the only files of the
+            user's that its worker can read, and what travels to another machine. Strings of ``params`` that are equal to one
+            of them are what is renamed there.
         machine: Where it is to run: the arguments of `hwbench.targets.open_target`.
         own_copy: Folder of a `hwbench.targets.own_copy.OwnCopy` that it runs from, nothing of which is in memory when a
             worker starts; empty for the files that everybody uses, in whatever state they are. Local machines only.

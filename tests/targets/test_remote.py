@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -46,27 +47,31 @@ def both(workers, job, folder):
 class Waiting(threading.Thread):
     """A job that goes on until it is let go, waited for in a thread."""
 
-    def __init__(self, target, folder):
+    def __init__(self, target, folder, scratch):
         super().__init__()
-        self.began, self._go, self._target_, self._folder = folder / "began", folder / "go", target, folder
+        self._target_, self._folder, self._scratch, self._name_ = target, folder, scratch, uuid.uuid4().hex
         self.result = self.raised = None
         self.start()
 
     def run(self):
-        job = Job("sample_tasks:waits", {"began": str(self.began), "go": str(self._go)})
+        job = Job("sample_tasks:waits", {"name": self._name_})
         try:
             self.result = self._target_.run(job, self._folder / "job")
         except (TargetLostError, KeyboardInterrupt) as error:
             self.raised = error
 
-    def worker(self):
-        """The Dask worker's process it runs under."""
-        return int(until(lambda: self.began.exists() and self.began.read_text()))
+    def worker(self, *before):
+        """The Dask worker's process it runs under, which is none of those ``before``."""
+        return until(lambda: {int(text) for file in self._began() if (text := file.read_text())} - set(before)).pop()
 
     def let_go(self):
-        self._go.touch()
+        for file in self._began():
+            file.with_name("go").touch()
         self.join()
         return self.result
+
+    def _began(self):
+        return list(self._scratch.rglob(self._name_))
 
 
 def gone(pid):
@@ -137,12 +142,10 @@ def test_names_that_lead_out_of_the_folder_are_refused(workers, tmp_path):
 def test_a_job_whose_worker_is_killed_is_done_by_another(running, workers, tmp_path):
     started, address = running
     target = RemoteTarget(workers)
-    waiting = Waiting(target, tmp_path)
+    waiting = Waiting(target, tmp_path, started.folder)
     first = waiting.worker()
-    waiting.began.unlink()
     os.kill(first, signal.SIGKILL)
-    second = waiting.worker()
-    assert second != first
+    second = waiting.worker(first)
     result = waiting.let_go()
     assert result.ok
     assert result.data == {"dask_worker": second}
@@ -150,9 +153,9 @@ def test_a_job_whose_worker_is_killed_is_done_by_another(running, workers, tmp_p
     until(lambda: len(workers.workers()) == 2)
 
 
-def test_stop_kills_what_runs_there_and_refuses_more(workers, tmp_path):
+def test_stop_kills_what_runs_there_and_refuses_more(running, workers, tmp_path):
     target = RemoteTarget(workers)
-    waiting = Waiting(target, tmp_path)
+    waiting = Waiting(target, tmp_path, running[0].folder)
     parent = waiting.worker()
     children = Path(f"/proc/{parent}/task")
     (job,) = {pid for task in children.iterdir() for pid in (task / "children").read_text().split()}
@@ -166,7 +169,7 @@ def test_stop_kills_what_runs_there_and_refuses_more(workers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(tmp_path, monkeypatch, caplog):
+def test_a_job_whose_workers_all_die_is_a_crash_and_a_lost_scheduler_an_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
     with processes(tmp_path) as started:
         address, scheduler = started.scheduler()
@@ -175,9 +178,12 @@ def test_a_job_that_kills_every_worker_is_a_crash_and_a_lost_scheduler_an_error(
         try:
             until(opened.workers)
             target = RemoteTarget(opened)
-            result = target.run(Job("sample_tasks:kills_its_parent"), tmp_path / "job")
-            assert result.status == "crash"
-            assert "2 times its Dask worker went away" in result.detail
+            waiting = Waiting(target, tmp_path, started.folder)
+            os.kill(first := waiting.worker(), signal.SIGKILL)
+            os.kill(waiting.worker(first), signal.SIGKILL)
+            waiting.join()
+            assert waiting.result.status == "crash"
+            assert "2 times its Dask worker went away" in waiting.result.detail
             started.kill(scheduler)
             with pytest.raises(TargetLostError, match=f"the scheduler at {address} went away.*--resume"):
                 target.run(Job("sample_tasks:ok", {"numbers": []}), tmp_path / "job")
@@ -204,7 +210,7 @@ def test_no_worker_left_is_an_error_after_a_while(tmp_path):
             worker = started.worker(address)
             until(opened.workers)
             target = RemoteTarget(opened, patience_s=1)
-            waiting = Waiting(target, tmp_path)
+            waiting = Waiting(target, tmp_path, started.folder)
             waiting.worker()
             started.kill(worker)
             waiting.join()

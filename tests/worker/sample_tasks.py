@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -157,16 +159,11 @@ def where(job):
 
 
 def waits(job):
-    """Ends when a file is there; tells who waits in another."""
-    Path(job.params["began"]).write_text(str(os.getppid()))
-    while not Path(job.params["go"]).exists():
+    """Ends when a file is in its folder; tells who waits in another there."""
+    (job.folder / job.params["name"]).write_text(str(os.getppid()))
+    while not (job.folder / "go").exists():
         time.sleep(0.05)
     return {"dask_worker": os.getppid()}
-
-
-def kills_its_parent(job):
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(3600)
 
 
 def meets_accidents(job):
@@ -228,3 +225,71 @@ def sets_the_clock(job):
         job.done(name, {})
         os.utime(job.folder / "progress.jsonl", (moment, moment))
     return {}
+
+
+def misbehaves(job):
+    """Tries what no job needs; what each attempt ended in, "done" where nothing hindered it."""
+    elsewhere, own = Path(job.params["elsewhere"]), job.folder
+    attempts = {
+        "create": lambda: (elsewhere / "new").write_text("x"),
+        "overwrite": lambda: (elsewhere / "kept").write_text("x"),
+        "truncate": lambda: os.truncate(elsewhere / "kept", 0),
+        "remove": lambda: (elsewhere / "kept").unlink(),
+        "make a folder": lambda: (elsewhere / "folder").mkdir(),
+        "read": lambda: (elsewhere / "kept").read_text(),
+        "list": lambda: list(elsewhere.iterdir()),
+        "link in its folder": lambda: (own / "link").symlink_to(elsewhere / "kept"),
+        "hard link in its folder": lambda: os.link(elsewhere / "kept", own / "hard"),
+        "pipe in its folder": lambda: os.mkfifo(own / "pipe"),
+        "connect by TCP": lambda: socket.create_connection(("127.0.0.1", job.params["port"]), 5),
+        "listen by TCP": lambda: socket.create_server(("127.0.0.1", 0)),
+        "send by UDP": lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
+        "connect to a named socket": lambda: socket.socket(socket.AF_UNIX).connect(job.params["socket"]),
+        "signal": lambda: os.kill(job.params["pid"], signal.SIGUSR1),
+        "look into a process": lambda: Path(f"/proc/{job.params['pid']}/environ").read_bytes(),
+        "by a child": lambda: subprocess.run(["touch", elsewhere / "new"], check=True, capture_output=True),
+    }
+    return {name: _ended(attempt) for name, attempt in attempts.items()}
+
+
+def behaves(job):
+    """Does what jobs do with their surroundings; what did not work."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a").write_text("x")
+        (Path(folder) / "a").rename(job.folder / "kept")
+    attempts = {
+        "given": lambda: Path(job.params["given"]).read_text(),
+        "null": lambda: subprocess.run(["true"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True),
+        "child": lambda: os.kill(subprocess.Popen(["sleep", "60"]).pid, signal.SIGKILL),
+        "processors": lambda: Path("/proc/cpuinfo").read_text() + Path("/sys/devices/system/cpu/online").read_text(),
+        "pair": lambda: [end.close() for end in socket.socketpair()],
+        "import": lambda: __import__("onnx"),
+    }
+    return {name: _ended(attempt) for name, attempt in attempts.items()} | {"temporary": tempfile.gettempdir()}
+
+
+def _ended(attempt):
+    try:
+        attempt()
+    except Exception as error:  # noqa: BLE001  any end is the answer
+        return type(error).__name__
+    return "done"
+
+
+def has_onnxruntime_write(job):
+    """Has the runtime itself write a file, by an entry of its session's configuration."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.collect_node_memory_stats_to_file", job.params["file"])
+    session = ort.InferenceSession(job.params["model"], options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) else 1 for size in given.shape]
+    session.run(None, {given.name: np.zeros(shape, np.float32)})
+    return {}
+
+
+def leaves_temporary_files(job):
+    """Is killed with temporary files that nobody removes, the quantizers' among them."""
+    (Path(tempfile.mkdtemp(prefix="ort.quant.")) / "half.onnx").write_text("x")
+    os.kill(os.getpid(), signal.SIGKILL)

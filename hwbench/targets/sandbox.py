@@ -1,0 +1,101 @@
+"""What a worker may touch: its job's folder, read-only its job's files and the libraries; and its temporary folder.
+
+The worker confines itself by these rules before it imports anything but the standard library (see `hwbench.worker.sandbox`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import hwbench
+from hwbench.worker.protocol import Job
+from hwbench.worker.sandbox import support
+
+SCRATCH = "scratch"
+TRUSTED = "none: --trust-profile"
+# Where systems keep programs and libraries, what a loader, a C library or a driver reads of a machine, and what it writes to.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/run/opengl-driver")
+_READABLE = ("/etc", "/proc", "/sys", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
+_GPU_DEVICES = ("nvidia*", "nvhost*", "nvmap", "nvgpu", "dri", "dxg", "kfd", "accel")
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP")
+_CACHES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "CUDA_CACHE_PATH", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+def describe(sandboxed: bool = True) -> str:
+    """What workers on this machine are confined by, as results and ``run.json`` record it.
+
+    Args:
+        sandboxed: False where the machine's owner has switched the sandbox off.
+    """
+    return str(support()) if sandboxed else TRUSTED
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[dict[str, str]]:
+    """A folder for the temporary files of a worker and the caches of its libraries, removed with what a killed worker left.
+
+    Args:
+        folder: The job's folder, in which it is made.
+
+    Returns:
+        The variables that name it to a worker.
+    """
+    place = folder / SCRATCH
+    shutil.rmtree(place, ignore_errors=True)  # of a parent that was killed
+    place.mkdir()
+    try:
+        yield dict.fromkeys((*_TEMPORARY, *_CACHES), str(place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # a process that has left the worker's group may still write there
+
+
+def rules(job: Job, folder: Path, programs: Iterable[str] = ()) -> dict[str, list[str]]:
+    """What the worker of a job may do with which paths: the argument of `hwbench.worker.sandbox.enter`.
+
+    Args:
+        job: The job.
+        folder: Its folder.
+        programs: What else it runs or imports: an emulator, a system root.
+    """
+    gpus = [str(path) for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern)]
+    shared = ["/dev/shm"] if gpus else []  # noqa: S108  CUDA's shared memory
+    return {
+        "run": sorted({*_SYSTEM, *_interpreter(), *_backend(job), job.own_copy, *programs} - {"", "/"}),
+        "read": sorted({*_READABLE, *job.files}),
+        "update": sorted({*_DEVICES, *gpus, *_names_of_threads(gpus)}),
+        "own": [str(folder), *shared],
+    }
+
+
+def _interpreter() -> Iterator[str]:
+    """Where this interpreter, its packages and the loader's libraries are."""
+    yield from (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    yield str(Path(sys.executable).parent)
+    yield str(Path(sys.executable).resolve().parent)
+    yield from (str(Path(entry).absolute()) for entry in sys.path)
+    yield from os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+
+
+def _backend(job: Job) -> Iterator[str]:
+    """The package hwbench and that of the job's backend: an editable installation may have them elsewhere."""
+    yield str(Path(hwbench.__file__).parent)
+    for reference in (job.task, job.backend):
+        spec = find_spec(reference.partition(":")[0].partition(".")[0]) if reference else None
+        if spec is not None and spec.origin is not None:
+            yield str(Path(spec.origin).parent)
+
+
+def _names_of_threads(gpus: Iterable[str]) -> Iterator[str]:
+    """Where CUDA writes the names of its threads; it does not start without. A child of the worker has another number.
+
+    See NVIDIA/OpenShell, issue 1486.
+    """
+    if any("nvidia" in path or "nvhost" in path for path in gpus):
+        yield "/proc"
