@@ -99,7 +99,7 @@ def look_ahead(prepared: Prepared) -> Outlook:
 
     A build that is not cached is not made: the given model is timed in its place, on the profile's backend.
     """
-    with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
+    with prepared.targets() as targets:
         return _Looking(prepared, targets).outlook()
 
 

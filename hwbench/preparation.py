@@ -31,7 +31,7 @@ from hwbench.model import Model
 from hwbench.profile import Precision, Profile, load_profile
 from hwbench.spec import RunSpec
 from hwbench.studies import Case, Study, Subject, studies
-from hwbench.targets import check_machine, open_target
+from hwbench.targets import Targets, check_machine, open_target
 from hwbench.targets.floor import check_floor
 
 REFERENCE = "reference"
@@ -91,6 +91,10 @@ class Prepared:
     def has_boards(self) -> bool:
         """Whether a profile runs on a board."""
         return any(profile.target.kind == "remote" for profile in self.profiles)
+
+    def targets(self) -> Targets:
+        """The machines of this run: a context manager."""
+        return Targets(self.spec.scheduler, boards=self.has_boards, sandboxed=not self.spec.trust_profile)
 
     def recipe(self, profile: Profile, model: Model) -> Recipe:
         """What to make for one profile."""

@@ -35,7 +35,7 @@ def first_record(prepared: Prepared) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "fingerprint": prepared.fingerprint,
         "seed": spec.seed,
-        "host": {**describe_host(), "limits": asdict(limits), "sandbox": sandbox.describe()},
+        "host": {**describe_host(), "limits": asdict(limits), "sandbox": sandbox.describe(not spec.trust_profile)},
         "packages": package_versions(),
         "model": prepared.model.describe(),
         "reference": prepared.reference.describe(),

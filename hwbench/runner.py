@@ -83,7 +83,7 @@ def execute(
         TargetLostError: The scheduler, or its last worker, went away; the run can be resumed.
     """
     budget = budget or Budget(prepared.spec.budget)
-    with Targets(prepared.spec.scheduler, boards=prepared.has_boards) as targets:
+    with prepared.targets() as targets:
         (outcome,) = interleave(
             [_steps(prepared, out, targets, progress or Silent(), budget, overwrite=overwrite, resume=resume)]
         )
@@ -108,7 +108,7 @@ def execute_interleaved(
     with ExitStack() as stack:
         steps = []
         for prepared, out in runs:
-            targets = stack.enter_context(Targets(prepared.spec.scheduler, boards=prepared.has_boards))
+            targets = stack.enter_context(prepared.targets())
             budget, tell = Budget(prepared.spec.budget), progress or Silent()
             run = _steps(prepared, out, targets, tell, budget, overwrite=overwrite, resume=False, interleaved=name)
             steps.append(stack.enter_context(closing(run)))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from job_files import files_in
 from onnx import TensorProto, helper, numpy_helper
 
 from hwbench.errors import ModelError, UnavailableError, UnsupportedError
@@ -243,7 +244,8 @@ def test_several_inputs_with_dynamic_dimensions(make):
 @pytest.mark.slow
 def test_nncf_in_a_worker_of_its_own(tmp_path):
     pytest.importorskip("importlib.metadata").version("nncf")
-    job = Job("hwbench.quantize:run", params(models.small_cnn(), tmp_path, format="int8", quantizer="nncf"))
+    given = params(models.small_cnn(), tmp_path, format="int8", quantizer="nncf")
+    job = Job("hwbench.quantize:run", given, files=files_in(given))
     result = open_target("local").run(job, tmp_path / "job")
     assert result.ok, result.detail
     made = Made(result.folder, result.data["contents"])

@@ -122,7 +122,14 @@ def test_the_reported_median_is_within_three_percent_of_a_program_without_hwbenc
     def reported(index: int) -> float:
         one = {"batch": 1, "options": {}, "windows": 1, "window_s": 0, "runs": runs, "warm_up_s": 1.0}
         params = {"model": str(demo.MODEL), "inputs": {"image": str(file)}, "quota": False, "points": {"one": one}}
-        job = Job("hwbench.worker.tasks.launch:run", params, BACKEND, OPTIONS, variants=("one",))
+        job = Job(
+            "hwbench.worker.tasks.launch:run",
+            params,
+            BACKEND,
+            OPTIONS,
+            variants=("one",),
+            files=(str(file), str(demo.MODEL)),
+        )
         result = target.run(job, tmp_path / str(index))
         assert result.ok, result.detail
         return float(np.median(result.array("one")))

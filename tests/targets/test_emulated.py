@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from emulation import needs_x86
+from job_files import files_in
 from shared_run import some_digits
 
 import hwbench
@@ -95,6 +96,7 @@ def test_openvino_on_an_emulated_haswell_equals_openvino_held_to_avx2_bit_for_bi
             backends.reference("openvino"),
             profile.full_options,
             variants=("golden",),
+            files=files_in(params),
         )
         result = open_target(kind, **machine).run(job, tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}")
         assert result.ok, result.detail

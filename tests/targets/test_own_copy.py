@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from job_files import files_in
 from models import mlp
 
 from hwbench.integrity import DamagedError
@@ -35,7 +36,7 @@ def job(tmp_path_factory):
         "survey": True,
         "watch": True,
     }
-    return Job("hwbench.worker.tasks.capped:run", params, ORT, exclusive=True)
+    return Job("hwbench.worker.tasks.capped:run", params, ORT, exclusive=True, files=files_in(params))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from campaigns import ORT, bare_onnxruntime, naive_counts
+from job_files import files_in
 from models import feeds, small_cnn
 from onnx import numpy_helper
 
@@ -35,7 +36,8 @@ def run(folder: Path, faults: list[tuple], backend: str = ORT, **changes: Any) -
         "only_correct": False, "batch": None, "timeout_s": 60.0, **changes,
     }  # fmt: skip
     result = open_target("local").run(
-        Job("hwbench.worker.tasks.artefact:run", params, backend, {"intra_op_threads": 1}), folder / "job"
+        Job("hwbench.worker.tasks.artefact:run", params, backend, {"intra_op_threads": 1}, files=files_in(params)),
+        folder / "job",
     )
     assert result.ok, result.detail
     return result

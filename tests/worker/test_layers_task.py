@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from emulation import needs_x86
+from job_files import files_in
 from models import feeds, make_model, mlp, saved, small_cnn, static_int8
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
@@ -50,7 +51,8 @@ def looked_at(
     params = {"model": str(path), "inputs": inputs, "n": N, "batch": batch, "layers": sites(layers)}
     names = tuple(layer.name for layer in layers)
     options = ONE_THREAD[backend]
-    job = Job("hwbench.worker.tasks.layers:run", params, backends.reference(backend), options, variants=names)
+    reference, named = backends.reference(backend), files_in(params)
+    job = Job("hwbench.worker.tasks.layers:run", params, reference, options, variants=names, files=named)
     kind = {"kind": "emulated", **machine} if machine else {"kind": "local"}
     result = open_target(**kind).run(job, folder / "job")
     assert result.ok, result.detail
@@ -167,6 +169,7 @@ def test_onnx_runtime_on_avx2_is_caught_where_looking_changes_it(tmp_path, make)
 
 NAIVE = """
 import sys, numpy as np, onnx, openvino as ov
+from job_files import files_in
 model = onnx.load(sys.argv[1])
 whole, names = model.SerializeToString(), sys.argv[4:]
 model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
@@ -217,7 +220,8 @@ def compared(layers: list[Layer], theirs: tuple[list[Layer], JobResult], folder:
     }
     names = tuple(layer.name for layer in both)
     options = ONE_THREAD["onnxruntime"]
-    job = Job("hwbench.worker.tasks.own_errors:run", params, backends.reference("onnxruntime"), options, variants=names)
+    reference, named = backends.reference("onnxruntime"), files_in(params)
+    job = Job("hwbench.worker.tasks.own_errors:run", params, reference, options, variants=names, files=named)
     result = open_target("local").run(replace(job, **changes), folder / "compared")
     assert result.ok, result.detail
     return result

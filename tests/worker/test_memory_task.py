@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from job_files import files_in
 from models import mlp
 
 from hwbench.targets import open_target
@@ -21,7 +22,7 @@ def test_memory_is_counted_from_the_start_of_the_process_to_its_peak(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 64), np.float32))
     inputs = {"x": str(tmp_path / "x.npy")}
     params = {"model": str(tmp_path / "model.onnx"), "inputs": inputs, "batch": 2, "runs": 3}
-    job = Job("hwbench.worker.tasks.memory:run", params, ORT)
+    job = Job("hwbench.worker.tasks.memory:run", params, ORT, files=files_in(params))
     result = open_target("local").run(job, tmp_path / "job")
     assert result.ok, result.detail
     data = result.data
