@@ -169,7 +169,6 @@ def test_onnx_runtime_on_avx2_is_caught_where_looking_changes_it(tmp_path, make)
 
 NAIVE = """
 import sys, numpy as np, onnx, openvino as ov
-from job_files import files_in
 model = onnx.load(sys.argv[1])
 whole, names = model.SerializeToString(), sys.argv[4:]
 model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
