@@ -94,7 +94,8 @@ class Prepared:
 
     def targets(self) -> Targets:
         """The machines of this run: a context manager."""
-        return Targets(self.spec.scheduler, boards=self.has_boards, sandboxed=not self.spec.trust_profile)
+        sandboxed = not self.spec.trust_profile
+        return Targets(self.spec.scheduler, boards=self.has_boards, sandboxed=sandboxed, tls=self.spec.tls)
 
     def recipe(self, profile: Profile, model: Model) -> Recipe:
         """What to make for one profile."""

@@ -65,6 +65,9 @@ class RunSpec(BaseModel):
         None,
         description="address of a Dask scheduler whose workers take the jobs that measure no time, and offer boards",
     )
+    tls: str | None = Field(
+        None, description="folder with `ca.pem`, `cert.pem` and `key.pem`, for a scheduler with a tls:// address"
+    )
     budget: Annotated[float, Field(le=WAIT_S), BeforeValidator(parse_duration)] | None = Field(
         None, description='wall time after which the run ends: seconds, or "90s", "15m", "1h30m"'
     )
@@ -123,7 +126,7 @@ def _keys_at(path: Sequence[int | str]) -> list[str]:
 
 def _relocate(content: dict[str, Any], folder: Path) -> None:
     """Make a spec file's relative paths relative to the file."""
-    for key in ("model", "reference"):
+    for key in ("model", "reference", "tls"):
         if isinstance(content.get(key), str):
             content[key] = _beside(content[key], folder)
     for key in ("data", "calibration"):

@@ -17,6 +17,7 @@ from hwbench.cli.options import (
     Quiet,
     Resume,
     Scheduler,
+    Tls,
     TrustProfile,
     batch_axes,
     listed,
@@ -79,6 +80,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     jobs: Annotated[int | None, typer.Option(help="Worker processes at once.")] = None,
     scheduler: Scheduler = None,
+    tls: Tls = None,
     budget: Budget = None,
     trust_profile: TrustProfile = False,
     plan: Plan = False,
@@ -123,6 +125,7 @@ def command(
         "batch_axis": batch_axes(batch_axis),
         "jobs": jobs,
         "scheduler": scheduler,
+        "tls": tls,
         "budget": budget,
         "trust_profile": trust_profile or None,
     }

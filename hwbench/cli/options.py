@@ -22,6 +22,10 @@ Scheduler = Annotated[
     str | None,
     typer.Option(help="A Dask scheduler, tcp://HOST:PORT or tls://: its workers take the jobs that measure no time."),
 ]
+Tls = Annotated[
+    str | None,
+    typer.Option(help="Folder with ca.pem, cert.pem and key.pem, for a scheduler with a tls:// address."),
+]
 Budget = Annotated[
     str | None,
     typer.Option(

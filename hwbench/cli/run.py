@@ -20,6 +20,7 @@ from hwbench.cli.options import (
     Resume,
     Scheduler,
     Strict,
+    Tls,
     TrustProfile,
     batch_axes,
     listed,
@@ -58,6 +59,7 @@ def command(
     jobs: Annotated[int | None, typer.Option(help="Jobs that measure no time, run at once; default 2.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a job is killed.")] = None,
     scheduler: Scheduler = None,
+    tls: Tls = None,
     budget: Budget = None,
     trust_profile: TrustProfile = False,
     plan: Plan = False,
@@ -95,6 +97,7 @@ def command(
         "timeout_s": timeout,
         "jobs": jobs,
         "scheduler": scheduler,
+        "tls": tls,
         "budget": budget,
         "trust_profile": trust_profile or None,
     }

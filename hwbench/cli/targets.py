@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hwbench.cli.console import console, echo, print_json
-from hwbench.cli.options import Json
+from hwbench.cli.options import Json, Tls
 
 app = typer.Typer(rich_markup_mode=None)
 _VERSIONED = re.compile(r"-v\d+$")  # QEMU's own revisions of a model, which --json lists too
@@ -28,9 +28,7 @@ def targets(context: typer.Context, as_json: Json = False) -> None:
 def serve_command(
     resource: Annotated[str, typer.Option(help="What profiles name as target.resource.")],
     scheduler: Annotated[str, typer.Option(help="The Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.")],
-    tls_ca_file: Annotated[str, typer.Option(help="For TLS: the authority that signed the certificates, PEM.")] = "",
-    tls_cert: Annotated[str, typer.Option(help="For TLS: this machine's certificate.")] = "",
-    tls_key: Annotated[str, typer.Option(help="For TLS: its private key.")] = "",
+    tls: Tls = None,
 ) -> None:
     """Make this machine a board: a Dask worker for the jobs of profiles with target.kind = "remote" and this resource.
 
@@ -38,7 +36,7 @@ def serve_command(
     """
     from hwbench.targets.serve import serve
 
-    serve(resource, scheduler, ca_file=tls_ca_file, cert=tls_cert, key=tls_key)
+    serve(resource, scheduler, tls or "")
 
 
 @app.command()

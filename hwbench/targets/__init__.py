@@ -97,13 +97,17 @@ class Targets:
     Args:
         scheduler: A Dask cluster's. What the local machine need not do itself goes to its workers, and boards are found by it.
         boards: Whether some jobs are for boards: the cluster need then have no other workers.
+        tls: Folder of the certificates with which the cluster is reached; None for Dask's own configuration.
         sandboxed: False where the owner of this machine trusts the profiles. A board confines its jobs in any case.
 
     Raises:
+        InputError: The scheduler's address or the certificates cannot be used.
         UnavailableError: No scheduler answers there, or a worker would give other numbers than this machine.
     """
 
-    def __init__(self, scheduler: str | None = None, *, boards: bool = False, sandboxed: bool = True) -> None:
+    def __init__(
+        self, scheduler: str | None = None, *, boards: bool = False, sandboxed: bool = True, tls: str | None = None
+    ) -> None:
         self._lock, self._sandboxed = threading.Lock(), sandboxed
         self._open: dict[str, Target] = {}
         self._cluster: Cluster | None = None
@@ -112,7 +116,7 @@ class Targets:
             from hwbench.targets.cluster import Cluster
             from hwbench.targets.remote import RemoteTarget
 
-            self._cluster = Cluster(scheduler)
+            self._cluster = Cluster(scheduler, tls or "")
             try:
                 if self._cluster.workers() or not boards:
                     self._helpers = RemoteTarget(self._cluster)

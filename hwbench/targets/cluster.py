@@ -1,7 +1,7 @@
 """A Dask cluster as hwbench sees it: which workers there are, files sent to one of them, what a job left fetched from it.
 
 Dask itself pickles what it sends, and whoever reaches a scheduler can run code on its workers: on a network that others use,
-take ``tls://``. The certificates come from Dask's own configuration (``distributed.comm.tls``).
+take ``tls://``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ from typing import Any
 
 from hwbench import __version__
 from hwbench.errors import UnavailableError
+from hwbench.targets.transport import check_transport
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,14 @@ class Cluster:
 
     Args:
         address: The scheduler's, e.g. ``tcp://host:8786``.
+        tls: Folder of the certificates for ``tls://``; empty for Dask's own configuration (``distributed.comm.tls``).
 
     Raises:
+        InputError: The address or the certificates cannot be used.
         UnavailableError: Dask is not installed, or no scheduler answers there.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: str = "") -> None:
         try:
             from distributed import Client
         except ImportError:
@@ -53,22 +55,20 @@ class Cluster:
                 "a scheduler needs Dask, which is not installed", "pip install 'hwbench-ml[distributed]'"
             ) from None
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is lost is told by us
-        if not re.fullmatch(r"(tcp|tls)://\S+:\d+", address):
-            raise UnavailableError(
-                f"{address!r} is no scheduler's address", "it has the form tcp://HOST:PORT or tls://HOST:PORT"
-            )
+        _, files = check_transport(address, tls)
         self.address = address
         self._lock = threading.Lock()
         self._looked = -math.inf
         self._found: Mapping[str, Any] = {}
         self._uploads: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         try:
-            self.client = Client(address, timeout=CONNECT_S, set_as_default=False, name="hwbench")
+            security = files.security() if files else None
+            self.client = Client(address, timeout=CONNECT_S, set_as_default=False, name="hwbench", security=security)
         except (OSError, ValueError, TypeError) as error:  # ValueError, TypeError: TLS is not, or wrongly, configured
-            raise UnavailableError(
-                f"no Dask scheduler answers at {address}: {error}",
-                "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out",
-            ) from None
+            hint = "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out"
+            if address.startswith("tls:"):
+                hint += "; name the folder of its certificates with --tls"
+            raise UnavailableError(f"no Dask scheduler answers at {address}: {error}", hint) from None
 
     def close(self) -> None:
         """Part from the scheduler."""

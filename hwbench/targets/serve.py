@@ -9,39 +9,40 @@ import argparse
 import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from hwbench.errors import HwbenchError, UnavailableError
+from hwbench.targets.transport import check_transport
 
 
-def serve(resource: str, scheduler: str, *, ca_file: str = "", cert: str = "", key: str = "") -> None:
+def serve(resource: str, scheduler: str, tls: str = "") -> None:
     """Become a Dask worker that offers a resource; does not return.
 
     One thread, so that one job runs at a time. Dask restarts the worker where it dies, and leaves its memory alone: hwbench
-    enforces each job's own cap.
+    enforces each job's own cap. The worker listens on the interface from which the scheduler is reached, and on no other.
 
     Args:
         resource: What profiles name as ``target.resource``.
         scheduler: The scheduler's address, ``tcp://`` or ``tls://``.
-        ca_file: For TLS: the authority that signed the certificates, PEM.
-        cert: For TLS: this machine's certificate.
-        key: For TLS: its private key.
+        tls: Folder of the certificates for ``tls://``; empty for Dask's own configuration.
 
     Raises:
+        InputError: The address or the certificates cannot be used.
         UnavailableError: Dask is not installed.
     """
     if find_spec("distributed") is None:
         raise UnavailableError("a board needs Dask, which is not installed", "pip install distributed")
-    os.execv(sys.executable, command(resource, scheduler, ca_file=ca_file, cert=cert, key=key))  # noqa: S606  no shell
+    os.execv(sys.executable, command(resource, scheduler, tls))  # noqa: S606  no shell
 
 
-def command(resource: str, scheduler: str, *, ca_file: str = "", cert: str = "", key: str = "") -> list[str]:
+def command(resource: str, scheduler: str, tls: str = "") -> list[str]:
     """The command line that `serve` becomes."""
-    tls = {"--tls-ca-file": ca_file, "--tls-cert": cert, "--tls-key": key}
-    given = [part for flag, value in tls.items() if value for part in (flag, str(Path(value).absolute()))]
+    address, files = check_transport(scheduler, tls)
+    # A worker serves its state by HTTP even without a dashboard: on this machine only.
+    listen = ("--host", address.local(), "--dashboard-address", "127.0.0.1:0")
     return [
-        *(sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler),
-        *("--resources", f"{resource}=1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard", *given),
+        *(sys.executable, "-P", "-m", "distributed.cli.dask_worker", scheduler, *listen),
+        *("--resources", f"{resource}=1", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"),
+        *(files.flags() if files else ()),
     ]
 
 
@@ -50,12 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m hwbench.targets.serve", description=__doc__)
     parser.add_argument("--resource", required=True, help="what profiles name as target.resource")
     parser.add_argument("--scheduler", required=True, help="tcp://HOST:PORT or tls://HOST:PORT")
-    parser.add_argument("--tls-ca-file", default="", help="the authority that signed the certificates, PEM")
-    parser.add_argument("--tls-cert", default="", help="this machine's certificate")
-    parser.add_argument("--tls-key", default="", help="its private key")
+    parser.add_argument("--tls", default="", help="folder with ca.pem, cert.pem and key.pem, for a tls:// address")
     given = parser.parse_args()
     try:
-        serve(given.resource, given.scheduler, ca_file=given.tls_ca_file, cert=given.tls_cert, key=given.tls_key)
+        serve(given.resource, given.scheduler, given.tls)
     except HwbenchError as error:
         sys.exit(f"error: {error}")
 

@@ -141,5 +141,5 @@ def test_the_scheduler_is_a_key_of_a_specification(hw, model, data, tmp_path):
     (tmp_path / "spec.toml").write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in spec.items()))
     ended = hw("run", tmp_path / "spec.toml", "--out", tmp_path / "run", "--quiet")
     assert ended.code == 2
-    assert "'somewhere' is no scheduler's address" in ended.err
+    assert "'somewhere' is not a scheduler's address" in ended.err
     assert not (tmp_path / "run").exists()

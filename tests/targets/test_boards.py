@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -7,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dask
 import numpy as np
 import onnx
+import psutil
 import pytest
 from dask_processes import DEADLINE_S, processes, until
 from models import small_cnn
@@ -19,6 +20,8 @@ import hwbench
 from hwbench.errors import SpecError, UnavailableError
 from hwbench.profile import load_profile
 from hwbench.targets import Targets, serve
+from hwbench.targets.cluster import Cluster
+from hwbench.targets.transport import TlsFiles
 from hwbench.worker.protocol import Job, Limits
 
 A, B = {"kind": "remote", "resource": "board-a"}, {"kind": "remote", "resource": "board-b"}
@@ -165,25 +168,48 @@ def test_a_board_with_an_older_hwbench_is_refused_with_both_versions(running, tm
             targets.of({**A, "resource": "board-old"})
 
 
+def certificates(folder: Path) -> Path:
+    """The folder that the README's two commands make."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    commands = [line for line in readme if line.startswith(("mkdir tls ", "cp tls/"))]
+    assert len(commands) == 2
+    subprocess.run(["/bin/sh", "-ec", "\n".join(commands)], cwd=folder, check=True, capture_output=True)
+    return folder / "tls"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
-def test_tls(tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    flags = ("--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key))
-    client = {"ca-file": str(cert), "client.cert": str(cert), "client.key": str(key)}
-    own = dask.config.set({f"distributed.comm.tls.{name}": value for name, value in client.items()})
-    with processes(tmp_path) as started, own:
-        address, _ = started.scheduler(*flags)
+def test_with_tls_only_who_has_the_folder_takes_part(case, tmp_path):
+    tls = certificates(tmp_path)
+    with processes(tmp_path) as started:
+        address, _ = started.scheduler(*TlsFiles.of(tls).flags())
         assert address.startswith("tls://")
-        started.board("board-a", address, *flags, BOARD="secret")
-        with Targets(address, boards=True) as targets:
+        started.board("board-a", address, "--tls", str(tls), BOARD="secret")
+        with Targets(address, boards=True, tls=str(tls)) as targets:
             until(lambda: opened(targets, A))
             assert targets.run(Job("sample_tasks:where", machine=A), tmp_path / "job").data["board"] == "secret"
+        given = {"data": case / "data.npz", "profiles": [str(case / "on-a.toml")], "studies": ["accuracy"]}
+        run = hwbench.run(case / "model.onnx", **given, scheduler=address, tls=str(tls), out=case / "run")
+        assert {row.status for row in run.rows} == {"ok"}
+        (tmp_path / "others").mkdir()
+        for said, folder in (
+            ("--tls", ""),
+            ("certificate|CERTIFICATE|alert|closed", str(certificates(tmp_path / "others"))),
+        ):
+            with pytest.raises(UnavailableError, match=f"(?s)no Dask scheduler answers at {address}.*({said})"):
+                Cluster(address, folder)
+        with pytest.raises(UnavailableError, match="no Dask scheduler answers"):
+            Cluster(address.replace("tls:", "tcp:"))
+
+
+def test_a_board_listens_where_the_scheduler_reaches_it_only(running):
+    process = running[0].board("board-listening", running[1])
+    with Targets(running[1], boards=True) as targets:
+        until(lambda: opened(targets, {**A, "resource": "board-listening"}))
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    listening = [one.laddr.ip for member in family for one in member.net_connections() if one.status == "LISTEN"]
+    assert set(listening) == {"127.0.0.1"}
+    running[0].kill(process)
 
 
 def test_serving_takes_a_workers_dependencies_only():
@@ -195,7 +221,8 @@ def test_serving_takes_a_workers_dependencies_only():
 
 
 def test_the_command_of_a_board():
-    found = serve.command("jetson", "tls://h:1", ca_file="/ca.pem", key="key.pem")
-    assert found[3:5] == ["distributed.cli.dask_worker", "tls://h:1"]
+    found = serve.command("jetson", "tls://localhost:1")
+    assert found[3:7] == ["distributed.cli.dask_worker", "tls://localhost:1", "--host", found[6]]
+    assert ipaddress.ip_address(found[6]).is_loopback
     assert "jetson=1" in found
-    assert found[-4:] == ["--tls-ca-file", "/ca.pem", "--tls-key", str(Path.cwd() / "key.pem")]
+    assert "--tls-ca-file" not in found

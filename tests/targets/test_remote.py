@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dask_processes import plain, processes, until
 
-from hwbench.errors import TargetLostError, UnavailableError
+from hwbench.errors import InputError, TargetLostError, UnavailableError
 from hwbench.targets import board, cluster, open_target, remote
 from hwbench.targets.board import Depot
 from hwbench.targets.cluster import Cluster, WorkerGoneError, content_hash
@@ -228,9 +228,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
 
 @pytest.mark.parametrize("address", ["nonsense", "foo://bar:1", "tcp://host", "host:8786"])
 def test_what_is_no_address(address):
-    with pytest.raises(
-        UnavailableError, match=f"'{address}' is no scheduler's address .it has the form tcp://HOST:PORT"
-    ):
+    with pytest.raises(InputError, match=f"'{address}' is not a scheduler's address; it has the form tcp://HOST:PORT"):
         Cluster(address)
 
 

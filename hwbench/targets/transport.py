@@ -1,0 +1,131 @@
+"""How hwbench and Dask reach each other: addresses, TLS from one folder, and the warning about plain text."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwbench.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CA, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
+_ADDRESS = re.compile(r"(tcp|tls)://(\[[^\]\s]+\]|[^\s:\[\]]+):(\d+)")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A scheduler's address, taken apart.
+
+    Attributes:
+        scheme: ``"tcp"`` or ``"tls"``.
+        host: A name or a number, without brackets.
+        port: The port.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Take an address apart.
+
+        Raises:
+            InputError: It is not one.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise InputError(
+                f"{text!r} is not a scheduler's address; it has the form tcp://HOST:PORT or tls://HOST:PORT"
+            )
+        return cls(match[1], match[2].strip("[]"), int(match[3]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if nothing outside this machine can be behind the host's name."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+
+    def local(self) -> str:
+        """The address of this machine's interface from which the host is reached.
+
+        Raises:
+            InputError: There is no route to it.
+        """
+        try:
+            family, kind, protocol, _, remote = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind, protocol) as route:
+                route.connect(remote)  # UDP: the kernel picks a route, and nothing is sent
+                return str(route.getsockname()[0])
+        except OSError as error:
+            raise InputError(f"the scheduler at {self.host}:{self.port} cannot be reached: {error}") from None
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What one side of an encrypted connection needs.
+
+    Attributes:
+        ca: The authority that signed both sides' certificates.
+        certificate: This machine's.
+        key: Its private key.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> TlsFiles:
+        """The files in a folder.
+
+        Raises:
+            InputError: One is missing.
+        """
+        files = [(folder / name).absolute() for name in (CA, CERTIFICATE, KEY)]
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{file}: missing; TLS needs {CA}, {CERTIFICATE} and {KEY} in one folder")
+        return cls(*files)
+
+    def security(self) -> Any:
+        """Dask's form of it, for a client."""
+        from distributed.security import Security
+
+        files = {"tls_ca_file": self.ca, "tls_client_cert": self.certificate, "tls_client_key": self.key}
+        return Security(require_encryption=True, **{name: str(file) for name, file in files.items()})
+
+    def flags(self) -> list[str]:
+        """The flags of Dask's own programs."""
+        return ["--tls-ca-file", str(self.ca), "--tls-cert", str(self.certificate), "--tls-key", str(self.key)]
+
+
+def check_transport(scheduler: str, tls: str) -> tuple[Address, TlsFiles | None]:
+    """Check how a scheduler is reached; a warning is logged if others can listen in, or take part.
+
+    Args:
+        scheduler: Its address.
+        tls: Folder of the certificates; empty for Dask's own configuration.
+
+    Raises:
+        InputError: The address or the folder cannot be used, or one contradicts the other.
+    """
+    address = Address.parse(scheduler)
+    if tls and address.scheme != "tls":
+        raise InputError(f"certificates in {tls}, but {scheduler} is plain text; its address must begin with tls://")
+    if address.scheme == "tcp" and not address.is_loopback:
+        logger.warning(
+            "%s is plain text and asks nobody who they are: whoever reaches this port can run code on every worker; "
+            "on a network that others use, take tls:// and --tls FOLDER (README, Several machines)",
+            scheduler,
+        )
+    return address, TlsFiles.of(Path(tls)) if tls else None
