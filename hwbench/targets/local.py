@@ -96,6 +96,7 @@ class LocalTarget(Target):
     def _run_worker(self, job: Job, variants: Sequence[str], folder: Path, deadline: float | None) -> Ending:
         """Run one worker from its start to its classified end, which the deadline on the monotonic clock may bring."""
         (folder / RESULT_FILE).unlink(missing_ok=True)
+        sandbox.compile_code(job)
         rules = sandbox.rules(job, folder, self.programs()) if self._sandboxed else None
         write_json(folder / JOB_FILE, {**_job_file(job, variants), "deadline": deadline, "sandbox": rules})
         if deadline is not None and variants:

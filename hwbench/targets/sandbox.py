@@ -5,12 +5,14 @@ The worker confines itself by these rules before it imports anything but the sta
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from functools import cache
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 import hwbench
@@ -54,6 +56,28 @@ def scratch(folder: Path) -> Iterator[dict[str, str]]:
         yield dict.fromkeys((*_TEMPORARY, *_CACHES), str(place))
     finally:
         shutil.rmtree(place, ignore_errors=True)  # a process that has left the worker's group may still write there
+
+
+def compile_code(job: Job) -> None:
+    """Compile the modules of hwbench, of the job's backend and of its runtime that nobody has compiled yet.
+
+    A worker may not keep what it compiles: it would compile anew each time, which takes time and memory. A backend that this
+    process has not imported is left as it is.
+    """
+    module, _, name = job.backend.partition(":")
+    runtime = getattr(getattr(sys.modules.get(module), name, None), "runtime", "")
+    for package in filter(None, ("hwbench", module.partition(".")[0], runtime)):
+        _compile_package(package)
+
+
+@cache
+def _compile_package(package: str) -> None:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None or not spec.submodule_search_locations or sys.dont_write_bytecode:
+        return
+    kept = Path(cache_from_source(spec.origin))
+    if package == "hwbench" or not kept.exists():
+        compileall.compile_dir(Path(spec.origin).parent, quiet=2)
 
 
 def rules(job: Job, folder: Path, programs: Iterable[str] = ()) -> dict[str, list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -102,15 +104,35 @@ def test_a_runtime_cannot_write_elsewhere_for_a_worker(tmp_path):
     assert trusted.usage["sandbox"] == sandbox.TRUSTED
 
 
-def test_a_killed_worker_leaves_no_temporary_files(tmp_path, monkeypatch):
+def test_a_killed_quantizer_leaves_no_temporary_files(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    assert open_target("local").run(Job("sample_tasks:leaves_temporary_files"), tmp_path / "job").status == "crash"
-    assert not list(tmp_path.rglob("ort.quant.*"))
-    assert not (tmp_path / "job" / sandbox.SCRATCH).exists()
+    job = Job("sample_tasks:dies_quantizing", {"model": str(demo.MODEL)}, files=(str(demo.MODEL),))
+    result = open_target("local").run(job, tmp_path / "job")
+    assert result.detail.startswith("died of SIGKILL")
+    left = Path((tmp_path / "job" / "left").read_text())
+    assert left.parent == tmp_path / "job" / sandbox.SCRATCH
+    assert not left.parent.exists()
     assert not list((tmp_path / "tmp").iterdir())
 
 
 @pytest.mark.skipif(bool(emulated_cpu()), reason="the sandbox's system calls are not emulated")
 def test_support_names_what_is_enforced():
     assert str(support()).startswith(f"Landlock ABI {support().abi} (files")
+
+
+def test_code_that_nobody_has_compiled_is_compiled_before_workers_use_it(tmp_path, monkeypatch):
+    """A worker cannot keep what it compiles."""
+    package = tmp_path / "fresh_backend"
+    package.mkdir()
+    (package / "__init__.py").write_text("class Fresh:\n    runtime = 'fresh_runtime'\n")
+    (tmp_path / "fresh_runtime").mkdir()
+    for name in ("__init__", "inner"):
+        (tmp_path / "fresh_runtime" / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    importlib.import_module("fresh_backend")
+    sandbox.compile_code(Job("sample_tasks:ok", backend="fresh_backend:Fresh"))
+    compiled = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc") if path.parts[-3] == "fresh_runtime"}
+    assert compiled == {"__init__", "inner"}
