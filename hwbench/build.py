@@ -343,7 +343,7 @@ def _name_sources(file: Path, recipe: Recipe) -> None:
     manifest = read_sealed(file)
     manifest["model"] = {"file": recipe.model.path.name, "sha256": recipe.model.sha256}
     manifest["calibration"] = _calibration(recipe)
-    file.write_text(json.dumps(sealed(manifest), indent=2))
+    file.write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
 
 
 def _publish(made: Path, place: Path) -> None:

@@ -74,7 +74,7 @@ def cpu_model(cpuinfo: str | None = None) -> str:
 def _text(cpuinfo: str | None) -> str:
     if cpuinfo is not None:
         return cpuinfo
-    return CPUINFO.read_text() if CPUINFO.is_file() else ""
+    return CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
 
 
 def _values(text: str, *keys: str) -> list[str]:

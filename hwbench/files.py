@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 from hwbench.errors import InputError
@@ -62,4 +63,5 @@ def require_text(path: Path, error: type[InputError]) -> None:
 def not_text(name: str) -> str:
     """The message about a path that is not UTF-8."""
     shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return f"{shown}: its name is not UTF-8; rename it"
+    locale = "" if sys.getfilesystemencoding() == "utf-8" else ", or use a UTF-8 locale (LC_ALL=C.UTF-8)"
+    return f"{shown}: its name is not UTF-8 here; rename it{locale}"

@@ -180,7 +180,7 @@ def _namespaces(pid: str) -> int:
     """How many PID namespaces, from this one on, a process is in; none if it is in another one altogether."""
     if pid == "0":
         return 0
-    status = dict(line.split(":", 1) for line in Path("/proc", pid, "status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc", pid, "status").read_text(encoding="utf-8").splitlines())
     return len(status["NSpid"].split())
 
 
@@ -203,7 +203,7 @@ def _parent(version: int, controller: str) -> Path:
 
 def _ancestry(version: int, controller: str) -> Iterator[Path]:
     """This process's own group, its parent, and so on up to where the hierarchy is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         left, right = line.split(" - ", 1)
         root, mount = left.split()[3:5]
         kind, _, options = right.split(" ", 2)
@@ -213,7 +213,7 @@ def _ancestry(version: int, controller: str) -> Iterator[Path]:
             break
     else:
         raise UnavailableError(f"no hierarchy with the {controller} controller is mounted")
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(",") if version == 1 else not names:
             break
@@ -240,7 +240,7 @@ def _limited(folder: Path, version: int) -> bool:
 def _has_limit(path: Path) -> bool:
     if not path.exists():  # a hierarchy's root has none, nor has another controller's hierarchy
         return False
-    value = path.read_text().split()[0]
+    value = path.read_text(encoding="utf-8").split()[0]
     return value != "max" and 0 <= int(value) < _UNLIMITED
 
 

@@ -91,5 +91,7 @@ def find_qemu(arch: Arch) -> Qemu:
 
 
 def _said(*command: str) -> str:
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    ended = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=_TIMEOUT_S, check=False
+    )
     return ended.stdout + ended.stderr

@@ -285,7 +285,16 @@ def _call(
     """Run a tool and return what it printed; its last words become the reason where it fails."""
     name = name or Path(command[0]).name
     try:
-        ended = subprocess.run(command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            command,
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     except FileNotFoundError:
         raise UnavailableError(
             f"installing a system root needs {name}", "install it on Debian or a system derived from it"

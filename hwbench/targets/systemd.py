@@ -67,7 +67,9 @@ class Scope:
             raise UnavailableError("systemd-run: not installed")
         command = self._run(["/bin/sh", "-c", _HELD, "sh", *expected])
         try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_WAIT_S)
+            done = subprocess.run(
+                command, check=False, capture_output=True, encoding="utf-8", errors="replace", timeout=_WAIT_S
+            )
         except subprocess.TimeoutExpired as error:
             raise UnavailableError(f"systemd-run --user --scope: no answer within {_WAIT_S:g} s") from error
         if done.returncode:
@@ -94,5 +96,7 @@ def sweep() -> None:
 def _systemctl(*arguments: str) -> str:
     """What ``systemctl --user`` prints; empty if it fails, as it does for a unit that is gone."""
     command = ["systemctl", "--user", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_WAIT_S)
+    done = subprocess.run(
+        command, check=False, capture_output=True, encoding="utf-8", errors="replace", timeout=_WAIT_S
+    )
     return done.stdout.strip() if done.returncode == 0 else ""

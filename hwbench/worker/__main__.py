@@ -96,7 +96,7 @@ def carry_out(reference: str, context: JobContext) -> tuple[JobStatus, Mapping[s
 
 def usage() -> dict[str, float]:
     """This process's memory, in MiB: see `hwbench.worker.protocol.JobResult.usage`."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     names = {"peak_mib": "VmHWM", "anon_mib": "RssAnon", "file_mib": "RssFile"}
     used = {name: int(status[field].split()[0]) / 1024 for name, field in names.items()}
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -102,7 +102,7 @@ class Monitor:
         )
 
     def _machine(self) -> tuple[float, float]:
-        with Path("/proc/stat").open() as file:
+        with Path("/proc/stat").open(encoding="utf-8") as file:
             ticks = [int(field) for field in file.readline().split()[1:]]
         return sum(ticks[index] for index in _BUSY) / self._tick, ticks[_STEAL] / self._tick
 
@@ -112,13 +112,13 @@ class Monitor:
 
 def throttled(cpu_stat: Path) -> float:
     """Seconds in which a quota stopped a control group, by its ``cpu.stat``; NaN where it has no such account."""
-    stat = dict(line.split() for line in cpu_stat.read_text().splitlines())
+    stat = dict(line.split() for line in cpu_stat.read_text(encoding="utf-8").splitlines())
     return next((int(stat[name]) * unit for name, unit in _THROTTLED.items() if name in stat), math.nan)
 
 
 def cpu_stat_files() -> Iterator[Path]:
     """Possible paths of the processor-time account of this process's control group."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             yield Path(f"/sys/fs/cgroup{path}/cpu.stat")

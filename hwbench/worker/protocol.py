@@ -320,7 +320,7 @@ class Progress:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a progress file, but for those that a worker's death cut off."""
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -356,7 +356,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ProtocolError: It comes from another version of the protocol.
     """
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content.get("protocol") != PROTOCOL:
         raise ProtocolError(
             f"{path}: job protocol {content.get('protocol')}, this hwbench speaks {PROTOCOL}; "

@@ -133,7 +133,7 @@ class _Shard:
     def _fault_free(self) -> dict[str, Any]:
         with self._job.load_backend().compile(self._file, self._job.options) as session:
             golden = self._chunks.store(session, self._job.folder).name
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
         return {"golden": golden, "memory": int(status["VmData"].split()[0]) * 1024}
 
     def _outcome(self) -> dict[str, Any]:

@@ -105,19 +105,22 @@ class _Clock:
 
     @classmethod
     def now(cls) -> _Clock:
-        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
         wall = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
         waited = Path("/proc/self/schedstat")  # of the main thread, which carries out the task; not on every kernel
-        return cls(wall - (int(waited.read_text().split()[1]) / 1e9 if waited.exists() else 0.0), wall)
+        return cls(wall - (int(waited.read_text(encoding="utf-8").split()[1]) / 1e9 if waited.exists() else 0.0), wall)
 
 
 def _data_mib() -> float:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(status["VmData"].split()[0]) / 1024
 
 
 def _mapped() -> set[str]:
-    lines = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    lines = (
+        line.split(maxsplit=5)
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    )
     return {path for *_, path in (line for line in lines if len(line) == 6) if Path(path).is_file()}
 
 
