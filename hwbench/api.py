@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +104,6 @@ class Run:
         Raises:
             ValueError: Another ending.
         """
-        _require_docstrings()
         file = Path(path)
         if file.suffix not in WRITERS:
             raise ValueError(f"{file}: a report ends in {', '.join(WRITERS)}")
@@ -159,7 +157,6 @@ def run_spec(
     progress: Progress | None = None,
 ) -> Run:
     """Run a specification and write its reports; arguments and errors as in `run`."""
-    _require_docstrings()
     place, budget = Path(out) if out is not None else DEFAULT_HOME / Path(spec.model).stem, Budget(spec.budget)
     with prepare(spec) as prepared:
         outcome = execute(prepared, place, overwrite=overwrite, resume=resume, progress=progress, budget=budget)
@@ -181,7 +178,6 @@ def run_interleaved(
     Raises:
         InputError: Something that was given cannot be used.
     """
-    _require_docstrings()
     with prepare(a) as first, prepare(b) as second:
         places = [(first, Path(out) / "a"), (second, Path(out) / "b")]
         outcomes = execute_interleaved(places, overwrite=overwrite, progress=progress)
@@ -194,14 +190,6 @@ def _finished(outcome: Outcome) -> Run:
     _write_benchmark(finished, outcome)
     finished.report_all()
     return finished
-
-
-def _require_docstrings() -> None:
-    """Refuse ``python -OO`` before any work: reports need altair, which reads its own docstrings."""
-    if sys.flags.optimize > 1:
-        raise InputError(
-            "python -OO removes docstrings, without which altair draws no chart; use python -O or no option"
-        )
 
 
 def as_data(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:

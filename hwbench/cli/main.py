@@ -16,7 +16,7 @@ from hwbench.cli import backends, build, compare, demo, export, faults, profiles
 from hwbench.cli.console import abandon_streams, adapt_streams, echo, flush_streams, printable
 from hwbench.cli.failures import explain
 from hwbench.cli.signals import Interrupted, Interruptions, interruptible
-from hwbench.errors import EXIT_INTERRUPTED
+from hwbench.errors import EXIT_INTERRUPTED, InputError
 
 app = typer.Typer(
     help="Will this model still do its job on that hardware? Benchmarks every deployed build of a model, with evidence.",
@@ -44,6 +44,10 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
+    if sys.flags.optimize > 1:
+        raise InputError(
+            "python -OO removes docstrings, without which altair draws no chart; use python -O or no option"
+        )
     if debug:
         os.environ["HWBENCH_DEBUG"] = "1"
 
