@@ -91,6 +91,11 @@ class View:
         """A profile's rows of one study."""
         return self._groups.get((profile, study), [])
 
+    def uncovered(self, study: str) -> tuple[str, ...]:
+        """A remark for every profile of whose build a fault study could not reach all stored numbers."""
+        found = [(profile, self.row(profile, study, "covered_numbers")) for profile in self.profiles]
+        return tuple(f"{profile}: {row.detail}." for profile, row in found if row is not None)
+
     def headline(self, profile: str, study: str, metric: str) -> Row | None:
         """A metric's headline: its row without a condition, else its first one.
 

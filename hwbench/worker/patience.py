@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 # A faulty run may take so many times the processor time of the fault-free one, and so many seconds more. Many times: numbers
 # next to zero are slow, and slow is no outcome.
-_TIMES, _GRACE_S = 100, 10.0
+_TIMES, _GRACE_S = 100, 5.0
 
 
 class Patience:

@@ -47,6 +47,7 @@ def section(view: View) -> Section | None:
         "protected and unprotected builds meet the same failing cells.",
         tuple(drawing for drawing in (chart, heat) if drawing),
         tuple(table for table in (bought, exposed, _without_figures(view)) if table.rows),
+        view.uncovered(_STUDY),
     )
 
 

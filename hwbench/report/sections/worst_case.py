@@ -31,6 +31,7 @@ def section(view: View) -> Section | None:
         "What somebody who may choose the bits can do to the deployed build. Another choice than the search's may need fewer "
         "flips.",
         charts,
+        notes=view.uncovered(_STUDY),
         first=(_needed(view),),
     )
 
