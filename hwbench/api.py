@@ -111,7 +111,11 @@ class Run:
 
     def report_all(self) -> list[Path]:
         """Write every view into the run directory."""
-        return [self.report(self.path / name) for name in ("report.html", "report.md", "junit.xml")]
+        files = [self.path / name for name in ("report.html", "report.md", "junit.xml")]
+        for file in files:
+            if file.is_symlink() or file.exists():
+                file.unlink()  # in a directory from elsewhere it may be a link to any file, or a FIFO
+        return [self.report(file) for file in files]
 
 
 Writer = Callable[[Mapping[str, Any], pl.DataFrame, Sequence[Verdict], Path], Path]

@@ -244,6 +244,7 @@ class RunDirectory:
 
     def _replace(self, file: Path, content: bytes) -> None:
         partial = file.with_name(f".{file.name}.partial")
+        partial.unlink(missing_ok=True)  # in a directory from elsewhere it may be a link to any file
         try:
             partial.write_bytes(content)
             partial.replace(file)

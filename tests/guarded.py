@@ -11,13 +11,15 @@ from pathlib import Path
 
 # Not ru_maxrss: a child begins with its parent's.
 _CHILD = """
-import contextlib, io, json, sys, time
+import contextlib, faulthandler, io, json, sys, time
 from hwbench.cli.main import main
 
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 
-for arguments in json.load(sys.stdin):
+seconds, commands = json.load(sys.stdin)
+for arguments in commands:
+    faulthandler.dump_traceback_later(seconds, exit=True)
     sys.argv, started, status = ["hwbench", *arguments], time.monotonic(), 0
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
@@ -49,10 +51,14 @@ class Ended:
 
 
 def hwbench(*commands: Sequence[str | Path], seconds: float) -> list[Ended]:
-    """Run commands one after the other in one process; a process that is not done in time fails the test."""
-    arguments = json.dumps([list(map(str, command)) for command in commands])
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=arguments, capture_output=True, text=True, timeout=seconds, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    """Run commands one after the other in one process.
+
+    Args:
+        commands: Arguments of each.
+        seconds: Time that each may take; with one that takes longer, the test fails and shows where the command is.
+    """
+    work = json.dumps([seconds, [list(map(str, command)) for command in commands]])
+    child = [sys.executable, "-c", _CHILD]
+    done = subprocess.run(child, input=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{commands[len(done.stdout.splitlines())]}: {done.stderr}"
     return [Ended(*json.loads(line)) for line in done.stdout.splitlines()]
