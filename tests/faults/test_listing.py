@@ -64,6 +64,7 @@ def test_columns_come_in_any_order_and_others_are_passed_over(listed):
     [
         ("v,0,0,flip,1,0,", "the build has no initializer 'v'"),
         (",0,0,flip,1,0,", "the build has no initializer ''"),
+        ("@attribute/n/a,0,0,flip,1,0,", "the build has no stored numbers '@attribute/n/a'"),
         ("w,6,0,flip,1,0,", "element 6 is not in 0 … 5 of 'w' (int8)"),
         ("w,-1,0,flip,1,0,", "element -1 is not a whole number from 0 on"),
         ("w,1.5,0,flip,1,0,", "element 1.5 is not a whole number from 0 on"),

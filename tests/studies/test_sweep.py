@@ -182,6 +182,17 @@ def test_draws_on_some_inputs_are_compared_with_the_golden_outputs_of_those(make
     assert [len(part) for part in sweep.of_draw(sweep.due)] == sweep.sizes == [3, 3]
 
 
+def test_a_figure_stays_in_its_bounds_where_draws_lose_more_than_all_inputs_have(make_case, make_result):
+    case = make_case()
+    right = [draw for draw in range(30) if 3 not in chosen_inputs(case.seed, draw, 5, 2)][:3]
+    result = make_result({"golden": GOLDEN, **{f"d{draw}": NO_OUTPUT[:2] for draw in right}})
+    golden = Golden(GOLDEN, np.array([1.0, 1, 1, 0, 1]))
+    sweep = gather(case, [Drawn(draw, result, f"d{draw}", 2) for draw in right], golden)
+    found = figure(case, sweep, golden)
+    assert (found.value, found.low) == (0, 0)
+    assert loss(case, sweep, golden).value == 1
+
+
 def test_a_session_that_gives_other_golden_outputs_has_a_golden_run_of_its_own(make_case, make_result):
     case, scores = make_case(), np.eye(5, 3)
     golden = make_result({"golden": scores})

@@ -125,6 +125,28 @@ def test_every_outcome_is_what_an_edited_file_gives(
     assert any(changed for changed, _ in expected)
 
 
+def test_faults_in_branches_on_openvino_are_those_of_an_edited_file_there(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+
+    def bare(model: onnx.ModelProto) -> Array:
+        compiled = core.compile_model(
+            core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        return np.array(compiled(inputs)[0])
+
+    inputs, faults = feeds(branches(), batch=20), list(inside_faults(30))
+    golden = bare(branches())
+    made = [bare(flipped_inside(fault)) for fault in faults]
+    due = [int((~np.isfinite(one)).any(axis=1).sum()) for one in made]
+    changed = [
+        int((np.isfinite(one).all(axis=1) & (one.argmax(axis=1) != golden.argmax(axis=1))).sum()) for one in made
+    ]
+    done = run_campaign(branches(), inputs, faults, tmp_path / "job", backend="hwbench_openvino:OpenVinoBackend")
+    assert (done["n_changed"], done["n_due"]) == (changed, due)
+    assert any(changed)
+
+
 @pytest.mark.parametrize(("model", "edit", "faults"), CASES)
 def test_an_evaluation_runs_the_edited_file(model, edit, faults, tmp_path):
     inputs = feeds(model, batch=20)
