@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import onnx
 import polars as pl
+import psutil
 import pytest
 from dask_processes import processes, until
 from distributed import LocalCluster
@@ -143,3 +146,51 @@ def test_the_scheduler_is_a_key_of_a_specification(hw, model, data, tmp_path):
     assert ended.code == 2
     assert "'somewhere' is not a scheduler's address" in ended.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def beyond_this_machine():
+    """An address of this machine that others reach, with nobody behind it."""
+    found = [
+        address.address
+        for each in psutil.net_if_addrs().values()
+        for address in each
+        if address.family == socket.AF_INET
+    ]
+    outer = [address for address in found if not address.startswith("127.")]
+    if not outer:
+        pytest.skip("this machine has a loopback interface only")
+    return f"tcp://{outer[0]}:1"
+
+
+@pytest.mark.slow
+def test_plain_text_beyond_this_machine_is_a_warning(process, model, data, tmp_path, beyond_this_machine):
+    said = f"{beyond_this_machine} is plain text and asks nobody who they are: whoever reaches this port can run code"
+    ended = process(
+        "run", model, "--data", data, "--profiles", "cpu-fp32", "--scheduler", beyond_this_machine, "--quiet"
+    )
+    assert ended.returncode == 2
+    assert said in ended.stderr.decode()
+    with processes(tmp_path) as started:
+        arguments = ["targets", "serve", "--resource", "a", "--scheduler", beyond_this_machine]
+        started.start([sys.executable, "-P", "-m", "hwbench", *arguments])
+        until(lambda: said in (tmp_path / "process-0.log").read_text())
+
+
+def test_certificates_need_an_address_with_tls(hw, model, data, tmp_path):
+    options = (
+        "--profiles",
+        "cpu-fp32",
+        "--scheduler",
+        "tcp://127.0.0.1:1",
+        "--tls",
+        tmp_path,
+        "--out",
+        tmp_path / "run",
+    )
+    ended = hw("run", model, "--data", data, *options, "--quiet")
+    assert ended.code == 2
+    assert "tcp://127.0.0.1:1 is plain text; its address must begin with tls://" in ended.err
+    ended = hw("targets", "serve", "--resource", "a", "--scheduler", "tls://127.0.0.1:1", "--tls", tmp_path)
+    assert ended.code == 2
+    assert f"{tmp_path / 'ca.pem'}: missing; TLS needs ca.pem, cert.pem and key.pem in one folder" in ended.err

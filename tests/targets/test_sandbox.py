@@ -14,7 +14,6 @@ import pytest
 from emulation import needs_x86
 
 from hwbench import demo
-from hwbench.cpuid import emulated_cpu
 from hwbench.targets import Targets, open_target, sandbox
 from hwbench.worker.protocol import LOCAL, Job
 from hwbench.worker.sandbox import support
@@ -24,7 +23,7 @@ A53 = {"kind": "emulated", "arch": "aarch64", "cpu": "cortex-a53"}
 NETWORK = {"connect by TCP", "listen by TCP"}
 SOCKETS = {"send by UDP", "connect to a named socket"}
 
-pytestmark = pytest.mark.skipif(support().abi < 1, reason=f"sandbox: {support()}")
+confined = pytest.mark.skipif(support().abi < 1, reason=f"sandbox: {support()}")
 
 
 @pytest.fixture
@@ -58,6 +57,7 @@ def refused(kinds: set[str]) -> set[str]:
     return kinds - lacking
 
 
+@confined
 @pytest.mark.parametrize("machine", [LOCAL, pytest.param(HASWELL, marks=needs_x86)], ids=["local", "emulated"])
 def test_a_worker_cannot_touch_what_it_is_not_given(machine, elsewhere, tmp_path):
     result = Targets().run(Job("sample_tasks:misbehaves", elsewhere, machine=machine), tmp_path / "job")
@@ -68,6 +68,7 @@ def test_a_worker_cannot_touch_what_it_is_not_given(machine, elsewhere, tmp_path
     assert result.usage["sandbox"] == str(support())
 
 
+@confined
 @pytest.mark.slow
 def test_a_worker_on_another_instruction_set_cannot_either(aarch64, elsewhere, tmp_path, monkeypatch):
     target = open_target(**A53)
@@ -91,6 +92,7 @@ def test_what_jobs_do_with_their_surroundings_works(machine, tmp_path):
     assert (tmp_path / "job" / "kept").read_text() == "x"
 
 
+@confined
 def test_a_runtime_cannot_write_elsewhere_for_a_worker(tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "kept").write_text("kept")
@@ -117,9 +119,9 @@ def test_a_killed_quantizer_leaves_no_temporary_files(tmp_path, monkeypatch):
     assert not list((tmp_path / "tmp").iterdir())
 
 
-@pytest.mark.skipif(bool(emulated_cpu()), reason="the sandbox's system calls are not emulated")
-def test_support_names_what_is_enforced():
-    assert str(support()).startswith(f"Landlock ABI {support().abi} (files")
+def test_run_and_targets_name_what_is_enforced():
+    assert sandbox.describe() == str(support())
+    assert sandbox.describe(sandboxed=False) == "none: --trust-profile"
 
 
 def test_code_that_nobody_has_compiled_is_compiled_before_workers_use_it(tmp_path, monkeypatch):

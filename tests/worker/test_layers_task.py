@@ -302,7 +302,8 @@ def job_of(folder: Path, model: onnx.ModelProto, **params: Any) -> tuple[list[La
     every = {"model": str(path), "inputs": {"x": str(folder / "x.npy")}, "n": N, "batch": N, "layers": sites(layers)}
     names = tuple(layer.name for layer in layers)
     reference, options = backends.reference("onnxruntime"), ONE_THREAD["onnxruntime"]
-    job = Job("hwbench.worker.tasks.layers:run", every | params, reference, options, variants=names)
+    given = every | params
+    job = Job("hwbench.worker.tasks.layers:run", given, reference, options, variants=names, files=files_in(given))
     result = open_target("local").run(job, folder / "job")
     assert result.ok, result.detail
     return layers, result
