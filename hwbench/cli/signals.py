@@ -51,7 +51,10 @@ class Interruptions:
 
 @contextmanager
 def interruptible() -> Iterator[Interruptions]:
-    """Handle the signals in a block, but for those that the command was started to ignore (``nohup``, ``&`` in a script)."""
+    """Handle the signals in a block, but for those that the command was started to ignore (``nohup``, ``&`` in a script).
+
+    Once one has come, further ones are ignored after the block too: the process exits.
+    """
     handler = Interruptions()
     before = {}
     if threading.current_thread() is threading.main_thread():  # others cannot receive any
@@ -61,4 +64,5 @@ def interruptible() -> Iterator[Interruptions]:
         yield handler
     finally:
         for number, previous in before.items():
-            signal.signal(number, previous)
+            # the interpreter, at its end, puts back the default action of a handler, but leaves one that ignores
+            signal.signal(number, previous if handler.first is None else signal.SIG_IGN)

@@ -83,7 +83,8 @@ class Group:
         Returns:
             ``cap_peak_mib`` (its highest use, page cache included; absent where the kernel does not keep it),
             ``cap_file_mib`` (page cache charged to it now), ``cap_refaults`` (file pages read again after they had been
-            pushed out: many mean thrashing) and ``oom_kills``.
+            pushed out: many mean thrashing) and ``oom_kills`` (0 unless the group met its cap: the kernel also counts
+            processes killed because the whole machine was short of memory).
         """
         if self.version == 2:
             peak, events, cache, refaults = "memory.peak", "memory.events", "file", "workingset_refault_file"
@@ -94,11 +95,17 @@ class Group:
         usage: dict[str, float] = {
             "cap_file_mib": stat[cache] / MIB,
             "cap_refaults": stat.get(refaults, 0),
-            "oom_kills": self._fields(events).get("oom_kill", 0),
+            "oom_kills": self._fields(events).get("oom_kill", 0) if self._met_its_cap() else 0,
         }
         if (self.path / peak).exists():
             usage["cap_peak_mib"] = int(self._read(peak)) / MIB
         return usage
+
+    def _met_its_cap(self) -> bool:
+        """Whether an allocation in the group failed because of its cap; true where the kernel does not tell."""
+        if self.version == 2:
+            return self._fields("memory.events").get("oom", 1) > 0
+        return not (self.path / "memory.failcnt").exists() or int(self._read("memory.failcnt")) > 0
 
     def remove(self) -> None:
         """Kill what is left in the group and remove it; a group that stays busy is left to the next `sweep`."""
