@@ -197,7 +197,7 @@ class _Walk:
             return
         self._leave_out(TEXT, len(attribute.strings) + attribute.HasField("s"))
         field = _FIELDS.get(attribute.type, "")
-        if field and (field in ("f", "i") or len(getattr(attribute, field))):
+        if field and (attribute.HasField(field) if field in ("f", "i") else len(getattr(attribute, field))):
             self._add(Place(name, path, field, **where))
 
     def _tensor(self, tensor: TensorProto, place: Place) -> None:

@@ -26,8 +26,13 @@ def values(model: onnx.ModelProto) -> dict[str, Array]:
 def constants() -> onnx.ModelProto:
     """Every form in which a node holds a number, and a function."""
     inside = helper.make_node("Constant", [], ["two"], "two", value_float=2.0)
-    scale = helper.make_node("Mul", ["a", "two"], ["b"], "scale")
-    function = helper.make_function("local", "scaled", ["a"], ["b"], [inside, scale], [helper.make_opsetid("", 21)])
+    given = helper.make_node("Constant", [], ["given"], "given")
+    given.attribute.append(
+        onnx.AttributeProto(name="value_float", ref_attr_name="factor", type=onnx.AttributeProto.FLOAT)
+    )
+    scale = helper.make_node("Sum", ["a", "two", "given"], ["b"], "scale")
+    opsets = [helper.make_opsetid("", 21)]
+    function = helper.make_function("local", "scaled", ["a"], ["b"], [inside, given, scale], opsets, ["factor"])
     nodes = [
         helper.make_node("Constant", [], ["floats"], value_floats=[1.25, -0.0]),
         helper.make_node("Constant", [], ["ints"], value_ints=[-1, 2**40]),

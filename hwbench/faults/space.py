@@ -188,6 +188,8 @@ class _Roles:
         if place.owner[-1][0] == "functions":
             return 0
         node = follow(self._model, place.owner)
+        if self._cutter.is_derived(node.output[0]):
+            return self._cutter.first_use(node.output[0])
         return min(self._cutter.maker(name) for name in node.output if name)
 
     def _role(self, place: Place, array: Array) -> tuple[Role, str]:

@@ -119,12 +119,14 @@ def test_depth_of_a_number_in_a_branch_is_that_of_its_node():
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
         helper.make_node("Constant", [], ["late"], "late", value=numpy_helper.from_array(np.ones(3, np.float32))),
-        helper.make_node("MatMul", ["a", "v"], ["b"], "second"),
+        helper.make_node("Add", ["a", "late"], ["sum"], "add"),
+        helper.make_node("MatMul", ["sum", "v"], ["b"], "second"),
         helper.make_node("Scaler", ["b"], ["y"], "scaler", domain="ai.onnx.ml", offset=[1.0] * 3, scale=[2.0] * 3),
     ]
     weights = {"w": np.ones((2, 3), np.float32), "v": np.ones((3, 3), np.float32)}
     model = make_model(nodes, {"x": (1, ["N", 2])}, {"y": (1, ["N", 3])}, weights)
     found = {tensor.name: (tensor.depth, tensor.role) for tensor in space_of(model).tensors}
+    assert found["@attribute/late/value"] == (1, "bias")
     assert found["@attribute/scaler/offset"] == (2, "bias")
     assert found["@attribute/scaler/scale"] == (2, "scale")
     assert found["w"] == (0, "weight")

@@ -18,7 +18,7 @@ def section(view: View) -> Section | None:
         return None
     return Section(
         "Bit errors in the stored model",
-        "Every stored bit of the deployed build (weights, scales, zero points, biases, thresholds) flips with the given "
+        "Every stored bit of the deployed build (weights, scales, zero points, biases) flips with the given "
         "probability. The same draws hit every profile, and the errors at one rate are among those at higher ones.",
         charts,
         (tolerated,) if tolerated.rows else (),
