@@ -10,6 +10,7 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 import polars as pl
 
+from hwbench.dataset.footer import largest_column
 from hwbench.dataset.source import MIB, Batch, Sample, Source, require_samples, row
 from hwbench.dataset.spec import LABEL_NAMES, DataSpec
 from hwbench.errors import DataError
@@ -23,6 +24,8 @@ MAX_COLUMNS = 16_384
 BLOCK_BYTES, RECORD_BYTES = 1 * MIB, 16 * MIB
 # Of the numbers of a Parquet file at a time, and of its compressed pages, which are held while a part of them is decoded.
 NUMBER_BYTES, PAGE_BYTES = 16 * MIB, 96 * MIB
+# Of one column of a row group, which is held whole.
+COLUMN_BYTES = 192 * MIB
 WHOLE_NUMBER = r"^\s*[+-]?\d+\s*$"
 _FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
@@ -250,6 +253,7 @@ class ParquetSource(TableSource):
 
     def _slices(self, columns: list[str], row_bytes: int) -> Iterator[pl.DataFrame]:
         require_samples(row_bytes, self.origin)
+        self._require_small_groups()
         pages = self._path.stat().st_size // max(len(self._schema), 1)  # of a column, as if all were alike
         together = max(1, PAGE_BYTES // max(pages, 1))
         groups = [columns[at : at + together] for at in range(0, len(columns), together)]
@@ -258,6 +262,19 @@ class ParquetSource(TableSource):
         for start in range(0, n, step):
             parts = [self._scan().select(group).slice(start, step).collect() for group in groups]
             yield pl.concat(parts, how="horizontal")
+
+    def _require_small_groups(self) -> None:
+        if self._path.stat().st_size <= COLUMN_BYTES:
+            return
+        try:
+            largest = largest_column(self._path)
+        except ValueError as error:
+            raise DataError(f"{self._path}: damaged ({error}); write it again") from error
+        if largest > COLUMN_BYTES:
+            raise DataError(
+                f"{self._path}: a column of a row group has {largest // MIB} MiB, more than the {COLUMN_BYTES // MIB} that "
+                "hwbench holds; write it with smaller row groups (row_group_size)"
+            )
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(self._path, glob=False)
