@@ -373,8 +373,18 @@ def _limits(case: Case, settings: FaultsSettings, results: Mapping[str, JobResul
     ended: Counter[str] = Counter()
     for result in results.values():
         ended.update(result.data.get("ended", {}))
+    repeated = sum(result.data.get("repeated", 0) for result in results.values())
+    again = f"; {repeated} processes died although another one of their trial did not" if repeated else ""
     for end, count in sorted(ended.items()):
-        yield Row("faults", "processes", condition(end=end), float(count), "trials", n=ended.total(), detail=_ENDS[end])
+        yield Row(
+            "faults",
+            "processes",
+            condition(end=end),
+            float(count),
+            "trials",
+            n=ended.total(),
+            detail=_ENDS[end] + again,
+        )
 
 
 def _table(trials: pl.DataFrame, counts: np.ndarray[Any, Any], errors: np.ndarray[Any, Any]) -> pl.DataFrame:

@@ -477,7 +477,7 @@ def test_progress_of_a_stratified_campaign_tells_its_last_complete_stage(make_st
 @pytest.fixture
 def broken(monkeypatch):
     """Makes the backends of a module of the tests known by their names."""
-    for name in ("crashing", "forgetful", "stained", "dying", "rigid"):
+    for name in ("crashing", "forgetful", "stained", "dying", "rigid", "fragile"):
         point = EntryPoint(name, f"worker.crashing_backend:{name.capitalize()}Backend", "hwbench.backends")
         monkeypatch.setitem(backends._points, name, point)
 
@@ -509,6 +509,15 @@ def test_a_fault_that_kills_its_worker_is_due_and_the_others_are_as_without_it(m
     assert made.row("due_rate").value == pytest.approx((others.trials["n_due"].sum() / right + 2) / 14)
     drop = others.row("accuracy_drop").value
     assert made.row("accuracy_drop").value == pytest.approx((12 * drop + 2) / 14)
+
+
+def test_a_death_that_the_build_with_its_own_numbers_dies_too_is_an_error(make_study_case, broken, tmp_path):
+    model = small_cnn()
+    listed = fault_list(tmp_path, model, [("w2", 1, 24, "flip", 1, 0), ("w3", 1, 24, "flip", 1, 0)])
+    made = Measured(make_study_case(model, backend="fragile"), tmp_path / "jobs", faults=listed)
+    (row,) = made.analysis.rows
+    assert (row.metric, row.status, row.value) == ("sdc_rate", "crash", None)
+    assert "trial 0: died of SIGSEGV (3 times); without the fault too: died of SIGSEGV" in row.detail
 
 
 def test_a_campaign_of_nothing_but_deadly_faults_ends_well(make_study_case, broken, tmp_path):

@@ -170,3 +170,17 @@ class BrittleBackend(CrashingBackend):
 
     name: ClassVar[str] = "brittle"
     session_type: ClassVar[type[OnnxRuntimeSession]] = BrittleSession
+
+
+class FragileSession(OnnxRuntimeSession):
+    """Dies of any new number, even of the one that is there."""
+
+    def update(self, name: str, value: Array) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class FragileBackend(CrashingBackend):
+    """See `FragileSession`."""
+
+    name: ClassVar[str] = "fragile"
+    session_type: ClassVar[type[OnnxRuntimeSession]] = FragileSession
