@@ -68,13 +68,27 @@ _GENERAL = (
 def methods(view: View) -> list[tuple[str, str]]:
     """The methods behind this run's figures, a few sentences per study."""
     texts = [(study_title(study), METHODS[study]) for study in view.studies if study in METHODS]
-    return [_GENERAL, *texts, *_budget(view), *_repairs(view)]
+    return [_GENERAL, *texts, *_budget(view), *_repairs(view), *_deaths(view)]
 
 
 def _repairs(view: View) -> list[tuple[str, str]]:
     """Damaged builds and job results that were found by their hashes and made again."""
     repairs = view.run.get("repairs")
     return [("Repairs", " ".join(f"{text}." for text in repairs))] if isinstance(repairs, list) and repairs else []
+
+
+def _deaths(view: View) -> list[tuple[str, str]]:
+    """The workers that died, and what became of their work."""
+    found = view.run.get("worker_deaths")
+    deaths = [death for death in found if isinstance(death, Mapping)] if isinstance(found, list) else []
+    if not deaths:
+        return []
+    jobs = [f"{death.get('profile')}: {death.get('study')}, {death.get('job')}" for death in deaths]
+    counts = ", ".join(f"{job} ({jobs.count(job)})" for job in dict.fromkeys(jobs))
+    text = (
+        "Workers died, and their work ran again, alone. A death counts as an outcome only if it recurs and spares the "
+    )
+    return [("Workers that died", f"{text}fault-free build. {counts}. Reasons are in run.json.")]
 
 
 def _budget(view: View) -> list[tuple[str, str]]:
