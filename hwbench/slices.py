@@ -25,6 +25,7 @@ _PROBABILITY = (-1e-3, 1 + 1e-3)
 _QUIET = 1 / 32
 # Elements in which distinct values are counted, and per-input sums of single slices that are kept.
 _COUNTED = 1 << 22
+_AT_ONCE = 1 << 19  # elements compared at a time, in float64
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Layout:
         return len(self.means)
 
     def aligned(self, values: Array) -> Array:
-        """Values ``[n, ...]`` as float64 ``[n, slices, others]``."""
+        """Values ``[n, ...]`` as ``[n, slices, others]``."""
         moved = values if self.axis is None else np.moveaxis(values, self.axis, 1)
-        return moved.reshape(len(values), self.size, -1).astype(np.float64)
+        return moved.reshape(len(values), self.size, -1)
 
 
 class _Ranges:
@@ -77,9 +78,10 @@ class _Ranges:
 
     def add(self, values: Array, usable: Array, axis: int) -> None:
         others = tuple(other for other in range(values.ndim) if other != axis)
-        self.low = np.minimum(self.low, np.where(usable, values, np.inf).min(axis=others))
-        self.high = np.maximum(self.high, np.where(usable, values, -np.inf).max(axis=others))
-        self.sum += np.where(usable, values, 0.0).sum(axis=others)
+        some: dict[str, Any] = {} if usable.all() else {"where": usable}
+        self.low = np.minimum(self.low, values.min(axis=others, initial=np.inf, **some))
+        self.high = np.maximum(self.high, values.max(axis=others, initial=-np.inf, **some))
+        self.sum += values.sum(axis=others, dtype=np.float64, **some)
         self.count += usable.sum(axis=others)
 
     def scales(self) -> Array:
@@ -97,7 +99,7 @@ class Scout:
 
     def add(self, reference: Array) -> None:
         """Look at one chunk, ``[n, ...]``."""
-        values = reference.astype(np.float64)
+        values = reference if reference.dtype.kind == "f" and reference.itemsize >= 4 else reference.astype(np.float32)
         usable = _usable(values)
         for axis in range(1, values.ndim):
             if 2 <= values.shape[axis] <= _LONGEST:
@@ -215,31 +217,38 @@ class SliceErrors:
         self._values = [[_Distinct(), _Distinct()] for _ in layout.groups]
 
     def add(self, reference: Array, output: Array) -> None:
-        """Compare one chunk, ``[n, ...]`` of both."""
+        """Compare one chunk, ``[n, ...]`` of both, some of its elements at a time."""
         wanted, got = self._layout.aligned(reference), self._layout.aligned(output)
+        step = max(1, _AT_ONCE // max(1, len(wanted) * self._layout.size))
+        signal, noise = np.zeros(wanted.shape[:2]), np.zeros(wanted.shape[:2])
+        for start in range(0, wanted.shape[2], step):
+            part = np.s_[:, :, start : start + step]
+            more = self._part(wanted[part].astype(np.float64), got[part].astype(np.float64))
+            signal, noise = signal + more[0], noise + more[1]
+        self._signal.append(signal @ self._member)
+        self._noise.append(
+            np.stack([noise[:, list(group.slices)].sum(axis=1) for group in self._layout.groups], axis=1)
+        )
+        if self._each is not None:
+            self._each.append((signal, noise))
+
+    def _part(self, wanted: Array, got: Array) -> tuple[Array, Array]:
+        """Signal and noise of every slice of some elements, ``[n, slices]``; what else is kept of them is noted."""
         usable = _usable(wanted)
         broken = usable & ~np.isfinite(got)
         with np.errstate(over="ignore", invalid="ignore"):
-            error = np.where(usable, np.abs(got - wanted), 0.0)
-            error = np.where(broken, np.inf, error)
+            error = np.where(broken, np.inf, np.where(usable, np.abs(got - wanted), 0.0))
             noise = (error**2).sum(axis=2)
             signal = np.where(usable, (wanted - self._layout.means[:, None]) ** 2, 0.0).sum(axis=2)
-            self._noise.append(
-                np.stack([noise[:, list(group.slices)].sum(axis=1) for group in self._layout.groups], axis=1)
-            )
-        self._signal.append(signal @ self._member)
-        if self._each is not None:
-            self._each.append((signal, noise))
         self._largest = np.maximum(self._largest, error.max(axis=(0, 2), initial=0.0))
         self._broken += broken.sum(axis=(0, 2))
-        for bounds, values in zip(self._bounds, (wanted, np.where(np.isfinite(got), got, np.inf)), strict=True):
+        for bounds, values in zip(self._bounds, (wanted, np.where(broken, np.inf, got)), strict=True):
             for row, sign in enumerate((1.0, -1.0)):
-                bounds[row] = np.minimum(
-                    bounds[row], np.where(usable, sign * values, np.inf).min(axis=(0, 2), initial=np.inf)
-                )
+                bounds[row] = np.minimum(bounds[row], (sign * values).min(axis=(0, 2), initial=np.inf, where=usable))
         for (theirs, ours), group in zip(self._values, self._layout.groups, strict=True):
             theirs.add(wanted, usable, group.slices)
             ours.add(got, usable, group.slices)
+        return signal, noise
 
     def result(self) -> list[GroupErrors]:
         """The groups' errors, in the layout's order."""

@@ -96,7 +96,7 @@ def test_errors_are_those_of_a_direct_computation_however_the_outputs_come(n, si
     output = reference + rng(seed + 2).standard_normal((n, *shape)) / 10
     found = errors_of(reference, output, size)
     layout = layout_of(reference)
-    wanted, got = layout.aligned(reference), layout.aligned(output)
+    wanted, got = (layout.aligned(values).astype(np.float64) for values in (reference, output))
     assert sorted(one for errors in found for one in errors.group.slices) == list(range(layout.size))
     for errors in found:
         chosen = list(errors.group.slices)

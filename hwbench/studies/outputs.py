@@ -18,7 +18,7 @@ from hwbench.topk import topk
 from hwbench.worker.protocol import JobResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_CHUNK, _CHUNK_ELEMENTS = 1024, 1 << 21
+_CHUNK, _CHUNK_ELEMENTS = 1024, 1 << 20
 
 
 def stored(result: JobResult, variant: str, output: int = 0) -> Array:

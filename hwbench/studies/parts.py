@@ -25,6 +25,8 @@ SLICE, WORST = "slice_sqnr_db", "worst_slice_sqnr_db"
 # Operators that sort rows by score, and those behind which their order no longer matters.
 _SORTING = frozenset({"TopK", "NonMaxSuppression"})
 _COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU"})
+# Bytes that the stored outputs besides the first may take: fewer inputs are compared where they would take more.
+_ROOM = 1 << 28
 _NAMED = 8  # runs of slices that are named
 
 
@@ -49,9 +51,17 @@ def _has_rows(model: Model, spec: TensorSpec) -> bool:
 
 
 def evaluation(case: Case, names: Sequence[str], subject: Subject | None = None) -> Job:
-    """A job that stores these outputs for all inputs."""
+    """A job that stores these outputs, for as many inputs as `_ROOM` holds."""
     job = case.evaluation(GOLDEN, subject=subject)
-    return replace(job, params={**job.params, "outputs": list(names)})
+    return replace(job, params={**job.params, "outputs": list(names), "n": _inputs(case, names)})
+
+
+def _inputs(case: Case, names: Sequence[str]) -> int:
+    """The number of inputs that outputs are compared on; dimensions of which nothing is known count as 1."""
+    graph = read_proto(case.reference.build.model).graph
+    sizes = [[d.dim_value or 1 for d in one.type.tensor_type.shape.dim] for one in graph.output if one.name in names]
+    held = _ROOM // max(1, sum(8 * math.prod(size) for size in sizes))
+    return min(case.data.n, max(case.batch, held // case.batch * case.batch))
 
 
 def slice_rows(case: Case, results: Mapping[str, JobResult], most: int) -> Iterator[Row]:
@@ -62,7 +72,7 @@ def slice_rows(case: Case, results: Mapping[str, JobResult], most: int) -> Itera
         results: The fidelity study's: ``golden`` and ``reference``; ``others`` and ``reference_others``, if there are any.
         most: How many other outputs are compared.
     """
-    found = [_compared(case, case.output, results["golden"], results["reference"], 0)]
+    found = [_compared(case, case.output, results["golden"], results["reference"], 0, case.data.n)]
     names, left_out = other_outputs(case, most)
     for index, name in enumerate(names):
         ours, theirs = results.get("others"), results.get("reference_others")
@@ -70,7 +80,7 @@ def slice_rows(case: Case, results: Mapping[str, JobResult], most: int) -> Itera
         if ours is None or theirs is None or bad is not None:
             found.append(_Output(name, reason=STOPPED if bad is None else bad.detail))
         else:
-            found.append(_compared(case, name, ours, theirs, index))
+            found.append(_compared(case, name, ours, theirs, index, _inputs(case, names)))
     yield _worst(found, _sorted_rows(case))
     for output in found:
         yield from output.rows()
@@ -134,7 +144,7 @@ class _Output:
             why = "the reference is constant on these inputs: judged by its absolute error alone"
             yield Row(STUDY, SLICE, at, status="unavailable", detail=why)
         else:
-            figure = ratio([errors.signal], [errors.noise], self.seed)
+            figure = ratio(errors.signal, errors.noise, self.seed)
             yield _ratio_row(SLICE, figure, at, self.describe(errors))
         yield Row(STUDY, "max_abs_error", at, errors.max_abs_error, n=n)
         yield Row(STUDY, "distinct_values", at, float(errors.distinct), "count", n=n, detail=_many(errors.distinct))
@@ -142,70 +152,69 @@ class _Output:
         yield Row(STUDY, "reference_distinct_values", at, float(theirs), "count", n=n, detail=_many(theirs))
         for index, signal, noise in errors.worst:
             alone = condition(**self.where([index]))
-            yield _ratio_row(SLICE, ratio([signal], [noise], self.seed), alone, "not judged by itself")
+            yield _ratio_row(
+                SLICE, ratio(signal, noise, self.seed, len(errors.group.slices)), alone, "not judged by itself"
+            )
 
 
-def _compared(case: Case, name: str, ours: JobResult, theirs: JobResult, index: int) -> _Output:
+def _compared(case: Case, name: str, ours: JobResult, theirs: JobResult, index: int, n: int) -> _Output:
     """An output against the reference's, in two passes over what is stored: one to find its groups, one to compare."""
     got, wanted = stored(ours, "golden", index), stored(theirs, "golden", index)
-    if got.shape != wanted.shape or len(got) != case.data.n:
-        return _Output(name, reason=f"its shape {list(got.shape)} is not {case.data.n} rows like the reference's")
+    if got.shape != wanted.shape or len(got) != n:
+        return _Output(name, reason=f"its shape {list(got.shape)} is not {n} rows like the reference's")
     if wanted.size == 0 or "U" in (got.dtype.kind, wanted.dtype.kind):
         return _Output(name, reason="it holds no numbers")
     if wanted.dtype.kind in "iub":
-        equal = [(a == b).reshape(len(a), -1).mean(axis=1) for a, b in _pairs(case, theirs, ours, index)]
+        equal = [(a == b).reshape(len(a), -1).mean(axis=1) for a, b in _pairs(theirs, ours, index, n)]
         return _Output(name, agreement=np.concatenate(equal), seed=case.seed)
     scout = Scout()
-    for _, block in chunks(theirs, "golden", case.data.n, index):
+    for _, block in chunks(theirs, "golden", n, index):
         scout.add(block)
     layout = scout.layout()
-    errors = SliceErrors(layout, case.data.n)
-    for reference, output in _pairs(case, theirs, ours, index):
+    errors = SliceErrors(layout, n)
+    for reference, output in _pairs(theirs, ours, index, n):
         errors.add(reference, output)
     return _Output(name, layout, errors.result(), seed=case.seed)
 
 
-def _pairs(case: Case, theirs: JobResult, ours: JobResult, index: int) -> Iterator[tuple[Array, Array]]:
+def _pairs(theirs: JobResult, ours: JobResult, index: int, n: int) -> Iterator[tuple[Array, Array]]:
     """Chunks of an output, the reference's and the build's."""
-    both = (chunks(result, "golden", case.data.n, index) for result in (theirs, ours))
+    both = (chunks(result, "golden", n, index) for result in (theirs, ours))
     for (_, reference), (_, output) in zip(*both, strict=True):
         yield reference, output
 
 
 def _worst(found: Sequence[_Output], unordered: str) -> Row:
     """The row that the rule on the worst slice judges."""
-    judged = [(output, [one for one in output.groups if one.judged]) for output in found]
-    judged = [(output, groups) for output, groups in judged if groups]
+    judged = [(output, group) for output in found for group in output.groups if group.judged]
     if unordered or not judged:
         why = unordered or "no output varies in the reference, in numbers that 8 bits could show"
         return Row(STUDY, WORST, status="unavailable", detail=why)
-    output, groups = min(judged, key=lambda pair: min(one.sqnr_db for one in pair[1]))
-    figure = ratio([one.signal for one in groups], [one.noise for one in groups], output.seed)
-    worst = min(groups, key=lambda one: one.sqnr_db)
+    figures = [ratio(group.signal, group.noise, output.seed, len(judged)) for output, group in judged]
+    place = min(range(len(judged)), key=lambda index: figures[index].value)
+    (output, worst), least = judged[place], figures[place]
+    # Each interval holds its group's ratio at the level of all together, so the least bounds hold the least ratio.
+    figure = replace(least, low=min(one.low for one in figures), high=min(one.high for one in figures))
     part = in_words(output.where(worst.group.slices))
     return _ratio_row(WORST, figure, "{}", "; ".join([f"{part}: {output.describe(worst)}", *_levels(worst)]))
 
 
-def ratio(signals: Sequence[Array], noises: Sequence[Array], seed: int) -> Estimate:
-    """The least signal-to-noise ratio of some groups, in dB, with a bootstrap interval over inputs.
+def ratio(signal: Array, noise: Array, seed: int, among: int = 1) -> Estimate:
+    """A signal-to-noise ratio in dB, with a bootstrap interval over inputs.
 
     An infinite one, of equal outputs or of a build with numbers that are not finite, has none to either side.
 
     Args:
-        signals: Each group's signal, float64 ``[n]``.
-        noises: Each group's noise.
+        signal: The signal of every input, float64 ``[n]``.
+        noise: Its noise.
         seed: Seed of the resampling.
+        among: How many ratios it is the least of, or looked at with: their intervals hold together (Bonferroni).
     """
-    value = min(map(sqnr_db, signals, noises))
-    n = len(signals[0])
+    value = sqnr_db(signal, noise)
     if math.isinf(value):
-        return Estimate(value, value, value, LEVEL, n)
-
-    def least(*columns: Array) -> float:
-        half = len(columns) // 2
-        return min(map(sqnr_db, columns[:half], columns[half:]))
-
-    return stats.bootstrap_statistic(least, [*signals, *noises], LEVEL, seed)
+        return Estimate(value, value, value, LEVEL, len(signal))
+    found = stats.bootstrap_statistic(sqnr_db, [signal, noise], 1 - (1 - LEVEL) / among, seed)
+    return replace(found, level=LEVEL)
 
 
 def _ratio_row(metric: str, figure: Estimate, at: str, detail: str) -> Row:

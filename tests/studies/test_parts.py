@@ -20,14 +20,12 @@ from tests import models
 N = 24
 
 
-def measured(
-    folder, build: onnx.ModelProto, reference: onnx.ModelProto, labels: bool = False, accept: str = "", feeds=None
-):
+def measured(folder, build: onnx.ModelProto, reference: onnx.ModelProto, labels=False, accept: str = "", **chosen):
     """A run of a build given as it is, on random inputs."""
     models.saved(build, folder / "build.onnx")
     models.saved(reference, folder / "fp32.onnx")
-    feeds = feeds or models.feeds(reference, batch=N, seed=9)
-    np.savez(folder / "data.npz", **feeds, **({"y": np.zeros((N, 7, 64), np.float32)} if labels else {}))
+    labeled = {"y": np.zeros((N, 7, 64), np.float32)} if labels else {}
+    np.savez(folder / "data.npz", **models.feeds(reference, batch=N, seed=9), **labeled)
     (folder / "as-is.toml").write_text(f'backend = "onnxruntime"\n[precision]\nformat = "as-is"\n[accept]\n{accept}')
     return hwbench.run(
         folder / "build.onnx",
@@ -38,6 +36,7 @@ def measured(
         settings={"fidelity": {"layers": 0}},
         out=folder / "run",
         **({"task": "regression"} if labels else {}),
+        **chosen,
     )
 
 
@@ -182,3 +181,11 @@ def test_rows_sorted_by_score_are_not_judged_place_by_place(tmp_path):
 )
 def test_spans(slices, text):
     assert span(slices) == text
+
+
+def test_further_outputs_are_compared_on_as_many_inputs_as_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwbench.studies.parts._ROOM", 8 * 3 * 64 * 10)
+    run = measured(tmp_path, models.detector(separate=True), models.detector(separate=True), batch=2)
+    ratios = rows(run, "slice_sqnr_db")
+    assert ratios['{"output": "boxes"}'].n == N
+    assert ratios['{"output": "scores"}'].n == 10
