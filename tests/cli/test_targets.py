@@ -5,7 +5,7 @@ import json
 import psutil
 from emulation import needs_x86
 
-from hwbench.targets import qemu
+from hwbench.targets import qemu, sandbox
 from hwbench.targets.limits import mechanism
 
 
@@ -20,6 +20,7 @@ def test_json(hw):
     local = hw("targets", "--json").json["local"]
     assert local["host"]["cores_logical"] == psutil.cpu_count()
     assert local["limits"]["memory"] == mechanism().memory
+    assert local["sandbox"] == sandbox.describe()
 
 
 def test_what_can_be_emulated_is_told_with_the_command_for_what_is_missing(hw, tmp_path, monkeypatch):

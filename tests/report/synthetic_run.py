@@ -362,6 +362,7 @@ def make_run() -> dict[str, Any]:
             "os": "Debian GNU/Linux 12",
             "python": "3.11.7",
             "machine": "x86_64",
+            "sandbox": "Landlock ABI 7 (files, TCP, signals), seccomp (sockets)",
         },
         "packages": {"onnxruntime": "1.32.0", "openvino": "2026.4.1", "numpy": "2.4.6", "onnx": "1.23.2"},
         "model": {

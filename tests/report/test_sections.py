@@ -153,6 +153,7 @@ def test_facts_name_data_host_and_calibration(run, table, verdicts):
         == "256 samples from digits.npz. from the evaluation inputs, without labels"
     )
     assert dict(host_facts(view))["Started"] == "2026-11-22 14:36:05 UTC"
+    assert dict(host_facts(view))["Sandbox of the workers"].startswith("Landlock ABI 7")
     assert dict(model_facts(view))["Inputs"] == "x: float32[any × 1 × 28 × 28]"
     assert [study for study, _ in methods(view)][:2] == ["Verdicts", "Accuracy"]
 

@@ -19,7 +19,7 @@ from shared_run import LAUNCHES
 import hwbench
 from hwbench.errors import SpecError, UnavailableError
 from hwbench.profile import load_profile
-from hwbench.targets import Targets, serve
+from hwbench.targets import Targets, sandbox, serve
 from hwbench.targets.cluster import Cluster
 from hwbench.targets.transport import TlsFiles
 from hwbench.worker.protocol import Job, Limits
@@ -108,6 +108,7 @@ def test_a_run_on_a_board_gives_the_boards_figures(boards, case):
     assert "machine" not in entries["cpu-int8"]["ran"]
     assert entries["on-a"]["ran"]["machine"]["resource"] == "board-a"
     assert entries["on-a"]["ran"]["machine"]["host"] == run.record["host"]
+    assert run.record["host"]["sandbox"] == sandbox.describe()
     said = f"no worker offers resource 'board-none' at {boards}"
     assert (entries["on-none"]["status"], entries["on-none"]["detail"]) == ("unavailable", said)
     assert {row.status for row in run.rows if row.profile == "on-none"} == {"unavailable"}
