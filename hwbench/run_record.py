@@ -41,10 +41,16 @@ class _Calibration(_Part):
     note: str | None = None
 
 
+class _Spec(_Part):
+    metric: str | None = None
+    trust_profile: bool = False
+
+
 class _Data(_Part):
+    sha256: str
     source: str | None = None
     n: int | None = None
-    labels: bool | None = None
+    labels: bool
     label_note: str | None = None
     calibration: _Calibration | None = None
 
@@ -86,6 +92,7 @@ class _Profile(_Part):
     hint: str = ""
     build: str = ""
     shares_build_with: list[str] = []
+    beyond_allowlist: list[str] = []
     asked: _Object = {}
     ran: _Ran = _Ran()
     target: _Target = _Target()
@@ -125,7 +132,7 @@ class _Record(_Part):
     state: str
     created: str | None = None
     finished: str | None = None
-    spec: _Object
+    spec: _Spec
     fingerprint: _Object = {}
     seed: int
     baseline: str | None = None
@@ -136,11 +143,12 @@ class _Record(_Part):
     packages: dict[str, str] = {}
     model: _Model = _Model()
     reference: _Model = _Model()
-    data: _Data = _Data()
+    data: _Data
     profiles: dict[str, _Profile]
     verdicts: list[_Verdict]
     budget: _Budget = _Budget()
     repairs: list[str] = []
+    warnings: list[str] = []
 
 
 def problem(record: Mapping[str, Any]) -> str:

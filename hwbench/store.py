@@ -110,7 +110,7 @@ class RunDirectory:
             raise damaged(file, error) from None
         files = record.pop("files", {})
         self._hashes = files if isinstance(files, dict) else {}
-        self._settled = record.get("state") in SETTLED
+        self._settled = str(record.get("state")) in SETTLED
         return record
 
     def write(self, record: Mapping[str, Any]) -> None:
