@@ -238,3 +238,29 @@ def test_portability_names_what_is_lost_where_and_first_at_which_layer():
 def test_the_method_section_has_a_text_for_every_study():
     assert set(studies.names()) == METHODS.keys()
     assert all(text.endswith(".") for text in METHODS.values())
+
+
+def parts_of(profile, **ratios):
+    """Rows on the parts of output ``y``: slices, as their condition has them, to the ratio; single slices have no other row."""
+    made = []
+    for slices, value in ratios.items():
+        at = condition(output="y") if slices == "whole" else condition(output="y", axis=1, slice=slices)
+        made.append(Row("fidelity", "slice_sqnr_db", at, value=value, unit="dB", n=8, profile=profile))
+        if slices != "single":
+            for metric, count in (("distinct_values", 2.0), ("reference_distinct_values", 1000.0)):
+                detail = "1000 or more" if count == 1000 else ""
+                made.append(Row("fidelity", metric, at, value=count, unit="count", n=8, detail=detail, profile=profile))
+    return made
+
+
+def test_parts_of_an_output_come_worst_first_and_single_slices_last():
+    view = View({}, to_frame(parts_of("p", **{"0-3": 30.0, "single": -9.0, "4-21": 2.3})), [])
+    (table,) = by_title(view, "Fidelity of the output's parts").tables
+    assert [row[2].text for row in table.rows] == ["4-21 of axis 1", "0-3 of axis 1", "single of axis 1"]
+    assert [cell.text for cell in table.rows[0][3:7]] == ["2.30 dB", "", "2", "≥ 1\u202f000"]
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(True, False), (False, True)])
+def test_one_part_is_shown_where_no_labels_judge(labels, shown):
+    view = View({"data": {"labels": labels}}, to_frame(parts_of("p", whole=20.0, single=3.0)), [])
+    assert ("Fidelity of the output's parts" in titles(view)) == shown

@@ -18,7 +18,8 @@ _LISTED = 12
 def section(view: View) -> Section | None:
     """Each profile's parts, worst first; None where outputs are of one range and labels judge them."""
     parts = {profile: _parts(view, profile) for profile in view.profiles}
-    if not any(parts.values()) or not (view.is_unlabeled or any(len(rows) > 1 for rows in parts.values())):
+    several = any(sum(_is_whole(view, row) for row in rows) > 1 for rows in parts.values())
+    if not any(parts.values()) or not (view.is_unlabeled or several):
         return None
     body = tuple(_line(view, row) for rows in parts.values() for row in rows[:_LISTED])
     left_out = sum(max(0, len(rows) - _LISTED) for rows in parts.values())
@@ -41,7 +42,12 @@ def section(view: View) -> Section | None:
 def _parts(view: View, profile: str) -> list[Row]:
     """The rows of a profile's parts, the judged ones first, the worst of each first."""
     rows = [row for row in view.of(profile, _STUDY) if row.metric in _RATIOS and "output" in settings(row.condition)]
-    return sorted(rows, key=lambda row: (_beside(view, row, "distinct_values") is None, _order(row)))
+    return sorted(rows, key=lambda row: (not _is_whole(view, row), _order(row)))
+
+
+def _is_whole(view: View, row: Row) -> bool:
+    """False for a single slice of a part, which is not judged by itself."""
+    return row.metric != _RATIOS[0] or _beside(view, row, "distinct_values") is not None
 
 
 def _order(row: Row) -> float:
