@@ -60,7 +60,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """How many slices there are."""
+        """The number of slices."""
         return len(self.means)
 
     def aligned(self, values: Array) -> Array:
@@ -116,7 +116,7 @@ class Scout:
 
 
 def _usable(values: Array) -> Array:
-    """Where values are results: finite, and not a mask's."""
+    """True for values that are results: finite, and not a mask's."""
     usable: Array = np.abs(values) < _MASKED  # False for NaN
     return usable
 
@@ -129,7 +129,7 @@ def _falling(scales: Array) -> tuple[Array, Array]:
 
 
 def _difference(scales: Array) -> tuple[float, float]:
-    """How much ranges differ: their largest gap, where it makes groups, then the largest over the smallest."""
+    """A measure of the difference of ranges: their largest gap, where it makes groups, then the largest over the smallest."""
     _, ratios = _falling(scales)
     gap = float(ratios.max(initial=1.0))
     return (gap if gap >= _GAP else 0.0, float(scales.max() / scales.min()))
@@ -149,7 +149,7 @@ def _group(found: _Ranges, slices: Sequence[int]) -> Group:
 
 @dataclass(frozen=True)
 class GroupErrors:
-    """How far a group of slices is from the reference.
+    """Errors of a group of slices against the reference.
 
     Attributes:
         group: The group.
@@ -179,7 +179,7 @@ class GroupErrors:
 
     @property
     def judged(self) -> bool:
-        """Whether the ratio says something: the reference varies, and more than 8 bits could not show."""
+        """True if the reference varies, by more than 8 bits fail to show."""
         return bool(self.signal.sum() > 0) and not self.group.quiet
 
 
