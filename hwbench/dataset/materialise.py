@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hwbench.errors import DataError, UnknownNameError
 from hwbench.npy import Array, NpyFile, NpyWriter, TensorLike
 
 BATCH_ROWS = 128
+GIB = 1 << 30
 STORABLE = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
 )
@@ -54,6 +56,7 @@ def materialise(
             _InputSink(spec, source, columns.get(spec.name), folder, stack, constant=spec.name in constant)
             for spec in inputs
         ]
+        _require_room(folder, sum(sink.stated_bytes for sink in sinks), source.origin)
         labels = _LabelSink(source, task, folder, stack)
         n = 0
         for arrays, given in source.batches(BATCH_ROWS, list(dict.fromkeys(columns.values()))):
@@ -70,6 +73,16 @@ def materialise(
             raise DataError(f"{source.origin}: empty; there is not one sample to evaluate")
         made = {sink.spec.name: sink.close() for sink in sinks}
         return Dataset(n, made, labels.close(), source.origin, counted=source.counted)
+
+
+def _require_room(folder: Path, needed: int, origin: str) -> None:
+    """Refuse data that the disk cannot hold: an archive of 1 MB may hold a thousand times as much."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{origin}: takes {needed / GIB:,.1f} GiB as inputs of the model, and {folder} has {free / GIB:,.1f} GiB left; "
+            "give fewer samples, or set HWBENCH_CACHE to a folder with more space"
+        )
 
 
 class _InputSink:
@@ -98,8 +111,10 @@ class _InputSink:
             )
         self._cast = _Cast(np.dtype(spec.dtype), source.loose, source.scaled)
         stated = source.sample(column) if column is not None else None
+        self.stated_bytes = 0
         if stated is not None:
             self._check_shape(stated.shape, 0)
+            self.stated_bytes = (stated.count or 0) * math.prod(stated.shape) * np.dtype(spec.dtype).itemsize
 
     def add(self, values: Array, start: int) -> None:
         if not len(values):

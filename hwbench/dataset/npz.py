@@ -48,7 +48,7 @@ class NpzSource(Source):
     def sample(self, array: str) -> Sample | None:
         """Element type and shape of a sample, from the array's header."""
         header = self._headers[array]
-        return Sample(header.dtype, header.shape[1:]) if header.shape else None
+        return Sample(header.dtype, header.shape[1:], header.shape[0]) if header.shape else None
 
     def _read_headers(self) -> dict[str, NpyHeader]:
         with self._archive() as archive:

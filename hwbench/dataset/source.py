@@ -26,10 +26,17 @@ SAMPLE_BYTES = 128 * MIB
 
 @dataclass(frozen=True)
 class Sample:
-    """One row of an array, as a header or schema states it."""
+    """One row of an array, as a header or schema states it.
+
+    Attributes:
+        dtype: Element type.
+        shape: Shape.
+        count: The number of such rows; None where only reading shows it.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    count: int | None = None
 
     @property
     def bytes(self) -> int:

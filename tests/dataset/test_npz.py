@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwbench.dataset import DataSpec, open_source
+from hwbench.dataset import DataSpec, materialise, open_source
 from hwbench.dataset import npz as npz_module
 from hwbench.dataset import source as source_module
 from hwbench.errors import DataError
@@ -163,4 +163,21 @@ def test_a_changed_byte_is_found_or_harmless(tmp_path, at, value, compressed):
     path.write_bytes(raw)
     with suppress(DataError):
         batches = list(open_source(DataSpec(source=str(path))).batches(8))
-        assert sum(len(next(iter(arrays.values()))) for arrays, _ in batches) == 20
+        assert sum(len(array) for arrays, _ in batches for array in arrays.values()) in {0, 20, 40}
+
+
+def test_data_that_no_disk_holds_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    class Input:
+        name, dtype, shape = "x", "float32", (None, 2)
+
+    class Usage:
+        free = 1000
+
+    path = archive(tmp_path / "a.npz", x=member(x=np.zeros((126, 2))))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(
+        DataError, match=r"a.npz: takes 0.0 GiB as inputs of the model, and .* has 0.0 GiB left; give fewer"
+    ):
+        materialise(open_source(DataSpec(source=str(path))), [Input()], tmp_path / "out", task=None)
+    archive(path, x=member(x=np.zeros((125, 2))))
+    assert materialise(open_source(DataSpec(source=str(path))), [Input()], tmp_path / "out", task=None).n == 125
