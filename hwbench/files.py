@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-def require_file(path: Path, error: type[InputError], noun: str = "") -> None:
+def require_file(path: Path, error: type[InputError], noun: str = "", *, most: int | None = None) -> None:
     """Refuse whatever is not a regular file: opening a FIFO, or reading a device, may never end.
 
     Links are followed. ``/dev/stdin`` is therefore accepted where a file is redirected into it, and refused where it is a
@@ -27,20 +27,23 @@ def require_file(path: Path, error: type[InputError], noun: str = "") -> None:
         path: The path.
         error: The exception to raise.
         noun: What the message calls a file that is missing; empty for the system's words.
+        most: The largest size in bytes; None for any.
 
     Raises:
-        InputError: Of the type ``error``: there is nothing there, or something that is not a regular file.
+        InputError: Of the type ``error``: there is nothing there, something that is not a regular file, or a larger one.
     """
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except OSError as cause:
         missing = noun and isinstance(cause, FileNotFoundError)
         raise error(f"{path}: " + (f"no such {noun}" if missing else f"cannot be read: {cause.strerror}")) from None
     except ValueError as cause:  # a NUL character
         raise error(f"{str(path)!r} is not a path: {cause}") from None
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise error(f"{path}: is {kind}, not a regular file; give a file that can be read more than once")
+    if most is not None and found.st_size > most:
+        raise error(f"{path}: has {found.st_size:,} bytes, more than the {most:,} that hwbench reads of such a file")
 
 
 def require_text(path: Path, error: type[InputError]) -> None:

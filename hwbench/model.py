@@ -156,7 +156,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: The file is missing, not ONNX, or refers to data outside its folder.
     """
-    require_file(path, ModelError, "model file")
+    require_file(path, ModelError, "model file", most=onnx.checker.MAXIMUM_PROTOBUF)
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # noqa: BLE001  protobuf's DecodeError has no public home; anything it raises means the same

@@ -28,6 +28,7 @@ SETTLED = frozenset({"complete", "interrupted"})
 """States in which nothing writes: what a reader finds has the hashes that ``run.json`` names."""
 RUN_FILE = "run.json"
 TABLE_FILE = "measurements.parquet"
+_RECORD_BYTES = 1 << 26  # of run.json, some hundred times what a large run needs
 _ADVICE = "free some space and go on with --resume"
 
 
@@ -91,7 +92,7 @@ class RunDirectory:
         """
         file = self.path / RUN_FILE
         if file.exists():
-            require_file(file, RunDirectoryError)
+            require_file(file, RunDirectoryError, most=_RECORD_BYTES)
         try:
             if not self.path.is_dir():
                 raise FileNotFoundError(self.path)

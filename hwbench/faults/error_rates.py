@@ -20,6 +20,7 @@ DRAM_FIT_PER_MBIT = (25_000.0, 70_000.0)
 "DRAM errors in the wild: a large-scale field study", SIGMETRICS."""
 MBIT = 1 << 20
 _DEVICE_HOURS = 1e9
+_MAX_BYTES = 1 << 20  # of a table: a line for each voltage or temperature
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _RateTable:
         Raises:
             InputError: The file cannot be read or a row cannot be used; with its line.
         """
-        require_file(path, InputError)
+        require_file(path, InputError, most=_MAX_BYTES)
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)

@@ -24,6 +24,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "width": pl.Int64,
     "value": pl.UInt64,
 }
+# Some million faults; polars takes several times as much for them.
+_MAX_BYTES = 1 << 26
 _REQUIRED = ("tensor", "element", "bit", "kind")
 # A spreadsheet takes a cell that begins so for a formula: OWASP, "CSV Injection". A quote before it makes it text.
 _FORMULA = r"^('*[=+\-@\t\r])"
@@ -73,7 +75,7 @@ def open_list(path: Path) -> pl.DataFrame:
     Raises:
         InputError: The file cannot be read, lists no fault, or a column is missing.
     """
-    require_file(path, InputError)
+    require_file(path, InputError, most=_MAX_BYTES)
     try:
         table = pl.read_csv(path.read_bytes(), infer_schema=False)  # a tensor may be called 12
     except OSError as error:

@@ -150,6 +150,26 @@ def test_large_data_that_fit_the_model_are_read_within_the_limit(model, tmp_path
     assert planned.peak_mib < LIMIT_MIB
 
 
+def test_files_of_gigabytes_in_the_place_of_small_ones(model, small, tmp_path):
+    for name in ("model.onnx", "spec.toml", "profile.toml", "faults.csv"):
+        sparse(tmp_path / name, b"tensor,element,bit,kind\n" if name == "faults.csv" else b"a = 1\n")
+    (tmp_path / "run").mkdir()
+    sparse(tmp_path / "run" / "run.json", b"{")
+    replay = ["faults", model, "--data", small, "--profile", "cpu-fp32", "--out", tmp_path / "out", "--quiet"]
+    commands = [
+        run(tmp_path / "model.onnx", small),
+        ["run", tmp_path / "spec.toml"],
+        [*run(model, small)[:5], tmp_path / "profile.toml", "--quiet"],
+        [*replay, "--faults", tmp_path / "faults.csv"],
+        ["report", tmp_path / "run"],
+    ]
+    for command, ended in zip(commands, hwbench(*commands, seconds=SECONDS), strict=True):
+        assert ended.status == 2, (command, ended)
+        assert str(tmp_path) in ended.errors
+        assert "more than the" in ended.errors or "longer than" in ended.errors, (command, ended)
+        assert ended.peak_mib < LIMIT_MIB, command
+
+
 def test_files_whose_reading_never_ends(model, small, tmp_path):
     fifo, zero = tmp_path / "fifo", tmp_path / "zero"
     fifo.mkdir()
