@@ -1,14 +1,8 @@
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 
-from hwbench import __version__, demo
-from hwbench.api import Run
+from hwbench import __version__
 
 COMMANDS = ["demo", "run", "export", "build", "faults", "compare", "report", "profiles", "backends", "targets"]
 
@@ -61,30 +55,3 @@ def test_what_the_system_refuses_is_told_with_the_files_name(hw, shared):
     ended = hw("report", shared.run.path, "-o", "/nonexistent/report.md")
     assert ended.code == 2
     assert ended.err == "error: /nonexistent/report.md: No such file or directory\n"
-
-
-@pytest.mark.slow
-def test_ctrl_c_exits_with_130_and_what_is_finished_can_be_read(shared, tmp_path):
-    out, spec = tmp_path / "run", tmp_path / "study.toml"
-    spec.write_text(
-        f'model = "{demo.MODEL}"\nprofiles = ["cpu-fp32", "cpu-int8"]\nstudies = ["accuracy", "bit_flips"]\njobs = 1\n'
-        f'[data]\nsource = "{shared.data}"\n[settings.bit_flips]\nrates = [0.001]\ndraws = 1000\n'
-    )
-    program = "from hwbench.cli import main; main()"
-    command = [sys.executable, "-c", program, "run", str(spec), "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not list(out.glob("jobs/*/done.json")):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted" in err
-    assert "--resume" in err
-    assert "Traceback" not in err
-    run = Run.open(out)
-    assert run.record["state"] == "interrupted"
-    assert "reference" in set(run.table["profile"])
-    assert set(run.table["status"]) == {"ok"}

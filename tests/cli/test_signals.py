@@ -86,7 +86,7 @@ def test_each_signal_ends_a_run_that_can_be_resumed(shared, begin, tmp_path, num
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["faults", "compare", "demo", "build"])
+@pytest.mark.parametrize("command", ["faults", "compare", "build"])
 def test_sigterm_ends_every_command_that_runs_workers(shared, begin, tmp_path, command):
     spec = tmp_path / "study.toml"
     spec.write_text(f'{SPEC}[data]\nsource = "{shared.data}"\n{FLIPS}')
@@ -94,7 +94,6 @@ def test_sigterm_ends_every_command_that_runs_workers(shared, begin, tmp_path, c
     arguments: dict[str, list[object]] = {
         "faults": [demo.MODEL, "--data", shared.data, "--profile", "cpu-int8", "--trials", 5000, "--out", out],
         "compare": ["--interleave", spec, spec, "--out", out],
-        "demo": ["--out", out],
         "build": [demo.MODEL, "--profile", "cpu-int8", "--calibration", demo.CALIBRATION, "--out", out],
     }
     interrupt(begin(command, *arguments[command]), signal.SIGTERM, lambda: True)

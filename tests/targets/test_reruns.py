@@ -126,9 +126,9 @@ def test_a_job_whose_time_out_is_its_result_is_killed_once(tmp_path):
 
 @pytest.mark.parametrize("variants", [(), ("a",)])
 def test_the_time_limit_counts_from_the_last_sign_of_life(tmp_path, variants):
-    work = {"steps": 6, "seconds": 2}
-    assert run("gives_signs_of_life", tmp_path / "a", variants, Limits(timeout_s=7), **work).deaths == {}
-    late = run("gives_signs_of_life", tmp_path / "b", variants, Limits(timeout_s=7), True, **work)
+    work = {"steps": 5, "seconds": 1.5}
+    assert run("gives_signs_of_life", tmp_path / "a", variants, Limits(timeout_s=6), **work).deaths == {}
+    late = run("gives_signs_of_life", tmp_path / "b", variants, Limits(timeout_s=6), True, **work)
     assert late.deaths  # where its length is what the job is about
 
 
