@@ -31,6 +31,7 @@ MODEL_FILE = "model.onnx"
 _RECIPE = 4
 _SCHEMA_VERSION = 2
 _MAKING = ".making-"
+_PLACING_ADVICE = "free some space there; a run goes on with --resume"
 _ADVICE = "free some space there, or set HWBENCH_CACHE to a folder on another disk"
 
 
@@ -194,7 +195,7 @@ def make_build(
         say(f"the build in {folder} was replaced: {problem}")
         _remove(folder)
     kept = (cache or cache_home()) / "builds" / recipe.key
-    with explained(folder, _ADVICE), scratch_folder(folder.parent, PLACING) as work:
+    with explained(folder, _PLACING_ADVICE), scratch_folder(folder.parent, PLACING) as work:
         placed = work / "build"
         if not _from_cache(recipe, kept, placed, say):
             with explained(kept.parent, _ADVICE), scratch_folder(kept.parent, _MAKING) as making:
