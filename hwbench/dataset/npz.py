@@ -73,7 +73,7 @@ class NpzSource(Source):
                 archive = zipfile.ZipFile(raw)
             except Exception as error:  # zipfile lets struct's and the codecs' errors through
                 raise DataError(
-                    f"{self._path}: not an .npz file, or truncated ({error}); write it again with numpy.savez"
+                    f"{self._path}: not an .npz file, or truncated ({str(error)[:200]}); write it again with numpy.savez"
                 ) from error
             with archive:
                 yield archive
@@ -106,7 +106,7 @@ class NpzSource(Source):
             yield
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged content
             raise DataError(
-                f"{self._path}: array {name!r} is truncated or damaged ({error}); write the file again"
+                f"{self._path}: array {name!r} is truncated or damaged ({str(error)[:200]}); write the file again"
             ) from error
 
     def _read(self, size: int, names: tuple[str, ...]) -> Iterator[Batch]:

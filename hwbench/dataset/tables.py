@@ -155,6 +155,10 @@ class CsvSource(TableSource):
             header = file.readline(RECORD_BYTES)
         if len(header) == RECORD_BYTES:
             raise DataError(f"{self._path}: its header is longer than {RECORD_BYTES // MIB} MiB; this is not a table")
+        if header.count(b'"') % 2:
+            raise DataError(
+                f"{self._path}: a quote in the header line is not closed; a column's name has no line break"
+            )
         if header.count(b",") > 2 * MAX_COLUMNS:  # before anything is made of them
             raise DataError(f"{self._path}: {_too_many(header.count(b',') + 1)}")
         return dict.fromkeys(self._text(header, 0).columns, pl.Float64())
