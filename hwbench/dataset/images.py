@@ -77,7 +77,7 @@ class ImageFolderSource(Source):
                     continue
                 if not entry.is_file():
                     require_file(Path(entry.path), DataError)
-                if Path(entry.name).suffix.lower() not in SUFFIXES:
+                if f".{entry.name.rpartition('.')[2]}".lower() not in SUFFIXES:
                     raise DataError(
                         f"{entry.path}: not an image ({', '.join(sorted(SUFFIXES))}); move it out of the data folder"
                     )
