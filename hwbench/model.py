@@ -239,11 +239,12 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]], batch_a
 
 
 def _forget_placeholders(model: ir.Model) -> None:
-    """Make dimensions whose symbol is no name (``?``, as Paddle exports all of them) unknown, each by itself."""
+    """Make dimensions of size -1, or whose symbol is no name (``?``), unknown, each by itself; Paddle exports such."""
     values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
     for value in values:
         for index, dimension in enumerate(value.shape or ()):
-            if isinstance(dimension, ir.SymbolicDim) and dimension.value and not _is_name(dimension.value):
+            unnamed = isinstance(dimension, ir.SymbolicDim) and dimension.value and not _is_name(dimension.value)
+            if unnamed or dimension == -1:
                 _fix(value, index, None)
 
 
@@ -353,7 +354,9 @@ def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     if tensor.elem_type not in onnx.helper.get_all_tensor_dtypes():
         raise ModelError(f"{path}: {value.name!r} has no known element type ({tensor.elem_type})")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    # Exporters write -1 where they mean a free size.
+    sizes = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    shape = tuple(None if size == -1 else size for size in sizes)
     return TensorSpec(value.name, dtype.name, shape)
 
 

@@ -292,13 +292,15 @@ def test_dimensions_are_fixed_to_the_data(tmp_path):
     np.testing.assert_array_equal(outputs(tmp_path / "target.onnx", feeds), expected)
 
 
-def test_question_marks_are_dimensions_of_their_own(tmp_path):
-    """Paddle's exporter calls every unknown dimension by the same name."""
+@pytest.mark.parametrize("free", ["?", -1])
+def test_unknown_sizes_without_a_name_are_independent(tmp_path, free):
+    """Paddle's exporters write them all alike."""
     proto = models.make_model(
         [helper.make_node("Relu", ["x"], ["y"], "relu")],
-        {"x": (1, ["?", 3, "?", "?"])},
-        {"y": (1, ["?", 3, "?", "?"])},
+        {"x": (1, [free, 3, free, free])},
+        {"y": (1, [free, 3, free, free])},
     )
+    assert Model.open(models.saved(proto, tmp_path / "model.onnx")).inputs[0].shape == (None, 3, None, None)
     made = normalized(proto, tmp_path, {"x": (3, 48, 320)})
     dims = made.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims[1:]] == [3, 48, 320]
