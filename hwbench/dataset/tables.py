@@ -116,6 +116,7 @@ class TableSource(Source):
 
     def _numbers(self, column: pl.Series, start: int) -> Array:
         """A column's values; ``[n]``, or ``[n, width]`` for a column of lists."""
+        self._require_numbers(column.name)
         if column.null_count():
             missing = int(column.is_null().arg_true()[0])
             raise DataError(f"{self._path}: {row(start + missing)}: column {column.name!r} is empty")

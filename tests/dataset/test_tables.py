@@ -126,6 +126,12 @@ def test_columns_are_refused_by_the_schema(tmp_path, monkeypatch):
     refuses(path, r"a sample has shape \[2\], the model takes \[3\]", columns=3)
 
 
+def test_labels_that_are_words(tmp_path):
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0], "y": ["cat", "dog"]}).write_parquet(path)
+    refuses(path, "column 'y' holds String, not numbers; number it, or leave it out")
+
+
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_parquet_is_read_in_blocks_and_groups_of_columns(tmp_path, monkeypatch, step):
     monkeypatch.setattr(tables, "NUMBER_BYTES", step * 8 * 4)
