@@ -83,8 +83,8 @@ class Group:
         Returns:
             ``cap_peak_mib`` (its highest use, page cache included; absent where the kernel does not keep it),
             ``cap_file_mib`` (page cache charged to it now), ``cap_refaults`` (file pages read again after they had been
-            pushed out: many mean thrashing) and ``oom_kills`` (0 unless the group met its cap: the kernel also counts
-            processes killed because the whole machine was short of memory).
+            pushed out: many mean thrashing) and ``oom_kills`` (0 under version 2 unless the group met its cap: the kernel
+            also counts processes killed because the whole machine was short of memory).
         """
         if self.version == 2:
             peak, events, cache, refaults = "memory.peak", "memory.events", "file", "workingset_refault_file"
@@ -103,9 +103,8 @@ class Group:
 
     def _met_its_cap(self) -> bool:
         """Whether an allocation in the group failed because of its cap; true where the kernel does not tell."""
-        if self.version == 2:
-            return self._fields("memory.events").get("oom", 1) > 0
-        return not (self.path / "memory.failcnt").exists() or int(self._read("memory.failcnt")) > 0
+        # version 1 counts failures in memory.failcnt, but not every kernel that has the file does
+        return self.version == 1 or self._fields("memory.events").get("oom", 1) > 0
 
     def remove(self) -> None:
         """Kill what is left in the group and remove it; a group that stays busy is left to the next `sweep`."""

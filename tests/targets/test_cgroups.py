@@ -41,14 +41,7 @@ def test_version_2_limits_and_accounts(tmp_path):
 def test_a_process_killed_for_the_machines_memory_is_no_victim_of_the_cap(tmp_path, met):
     events = f"low 0\nmax {met}\noom {met}\noom_kill 1\n"
     second = fill(tmp_path / "v2", memory__events=events, memory__stat="file 0")
-    first = fill(
-        tmp_path / "v1",
-        memory__oom_control="under_oom 0\noom_kill 1\n",
-        memory__failcnt=f"{met}\n",
-        memory__stat="total_cache 0",
-    )
     assert Group(second, 2).memory_usage()["oom_kills"] == (1 if met else 0)
-    assert Group(first, 1).memory_usage()["oom_kills"] == (1 if met else 0)
 
 
 def test_version_2_kernel_without_a_peak_and_without_swap(tmp_path):
