@@ -182,11 +182,11 @@ def test_without_a_result_here_there_is_nothing_to_compare(make_case, results, t
 
 @pytest.mark.parametrize(("error", "departs"), [(1e-6, False), (1e-2, True)])
 def test_the_rounding_of_floats_is_no_departure(make_case, results, tmp_path, error, departs):
-    small_build(tmp_path)
     (tmp_path / "there").mkdir()
     np.save(tmp_path / "there" / "stored.npy", np.eye(5, 3, dtype=np.float32) + np.float32(error))
     there = JobResult("ok", tmp_path / "there", {"variants": {"golden": {"arrays": ["stored"]}}})
     case, settings = make_case(), PortabilitySettings(targets=("x86_64/Haswell",))
+    small_build(tmp_path)
     more = PortabilityStudy().extend(case, settings, {**results, "x86_64/Haswell": there})
     assert set(more) == ({"x86_64/Haswell layers here", "x86_64/Haswell layers"} if departs else set())
     if departs:
@@ -198,6 +198,7 @@ def test_the_rounding_of_floats_is_no_departure(make_case, results, tmp_path, er
 
 
 def test_layers_that_cannot_be_looked_at_are_named_before_the_first_that_departs(make_case, results, tmp_path):
+    case = make_case()
     small_build(tmp_path)
     hidden = {"reason": "not observable without changing it"}
     for name, error in (("here", 0), ("there", 1)):
@@ -212,7 +213,7 @@ def test_layers_that_cannot_be_looked_at_are_named_before_the_first_that_departs
         )
         for where, name, first in ((" here", "here", {"arrays": ["stored"]}), ("", "there", hidden))
     }
-    rows = analysed(make_case(), {**results, "x86_64/Haswell": there, **looked})
+    rows = analysed(case, {**results, "x86_64/Haswell": there, **looked})
     at = {name: condition(against="native", target="x86_64/Haswell", tensor=name) for name in ("first", "second", "y")}
     first, second = rows["sqnr_db", at["first"]], rows["sqnr_db", at["second"]]
     assert (first.status, first.detail) == ("unavailable", "on x86_64/Haswell: not observable without changing it")
