@@ -178,12 +178,17 @@ def _hold(profile: str, name: str, rule: Rule, limit: float, table: Mapping[tupl
 
 
 def _without_labels(verdict: Verdict, table: Mapping[tuple[str, str, str], Row]) -> Verdict:
-    """The verdict on the loss of accuracy of a classifier without labels, by the answers that differ from the reference's.
+    """The verdict on the loss of accuracy where there are no labels.
 
-    Accuracy cannot fall by more than their share: where it is inside the limit, so is the loss. Beyond it nothing is known.
+    Outputs equal to the reference's lose nothing, whatever the labels. A classifier's accuracy cannot fall by more than the
+    share of answers that differ from the reference's: where it is inside the limit, so is the loss. Beyond it nothing is known.
     """
     if verdict.rule != "max_accuracy_drop" or verdict.outcome != "unavailable" or verdict.detail != NO_LABELS:
         return verdict
+    error = table.get(("fidelity", "max_abs_error", "{}"))
+    if error is not None and error.status == "ok" and error.value == 0 and not error.detail:
+        equal = f"{NO_LABELS}; all outputs equal the reference's, so that nothing is lost"
+        return replace(verdict, outcome="pass", value=0.0, detail=equal)
     row = table.get(("fidelity", "top1_agreement", "{}"))
     if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
         advice = "min_worst_slice_sqnr_db and min_sqnr_db, with the study 'fidelity', judge a build without them"

@@ -143,6 +143,17 @@ def test_without_labels_answers_that_differ_bound_the_loss_of_accuracy(agreement
     assert found.detail.endswith("labels would decide") == (outcome == "inconclusive")
 
 
+@pytest.mark.parametrize(
+    ("error", "detail", "outcome"), [(0.0, "", "pass"), (1e-9, "", "unavailable"), (0.0, "2 values", "unavailable")]
+)
+def test_without_labels_outputs_equal_to_the_references_lose_nothing(error, detail, outcome):
+    rows = [
+        Row("accuracy", "accuracy", status="unavailable", detail=NO_LABELS),
+        Row("fidelity", "max_abs_error", value=error, n=12, detail=detail),
+    ]
+    assert verdict_on("max_accuracy_drop", 0.01, *rows).outcome == outcome
+
+
 def test_without_labels_and_classes_the_rules_that_judge_fidelity_are_named():
     found = verdict_on("max_accuracy_drop", 0.01, Row("accuracy", "accuracy", status="unavailable", detail=NO_LABELS))
     assert found.outcome == "unavailable"
