@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,16 @@ import onnx_ir as ir
 from onnx_ir.passes import PassBase, Sequential, common
 
 from hwbench.backend import BatchAxes, TensorSpec
-from hwbench.errors import ModelError, UnknownNameError
+from hwbench.dimensions import (
+    fix_dimensions,
+    forget_placeholders,
+    given_axes,
+    inferred_axes,
+    no_size,
+    sample_dimensions,
+    samples_first,
+)
+from hwbench.errors import ModelError
 from hwbench.files import require_file, require_text
 from hwbench.model_checks import check_functions, check_inputs, check_names, check_tensors, external_files
 from hwbench.stored import Inventory
@@ -68,7 +77,7 @@ class Model:
     @property
     def sample_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs as data hold them: samples on the first axis, whatever the graph's batch axis."""
-        return tuple(replace(spec, shape=_samples_first(spec, self.batch_axes)) for spec in self.inputs)
+        return tuple(replace(spec, shape=samples_first(spec, self.batch_axes)) for spec in self.inputs)
 
     @property
     def constant_inputs(self) -> frozenset[str]:
@@ -102,13 +111,12 @@ class Model:
         digest = hashlib.sha256()
         for file in files:
             with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+                hashlib.file_digest(stream, lambda: digest)  # goes on from the file before
         fed = [value for value in proto.graph.input if value.name not in stored]
         inputs = tuple(_spec(value, path) for value in fed)
         check_inputs({spec.name: spec.shape for spec in inputs}, path)
         outputs = tuple(_spec(value, path) for value in proto.graph.output)
-        axes = _inferred_axes(fed, proto.graph.output) | _given_axes(batch_axes or {}, inputs, outputs, path)
+        axes = inferred_axes(fed, proto.graph.output) | given_axes(batch_axes or {}, inputs, outputs, path)
         return cls(
             path=path,
             sha256=digest.hexdigest(),
@@ -131,9 +139,9 @@ class Model:
             ModelError: A size is needed and not given.
         """
         for spec in self.inputs:
-            for place, index in enumerate(_sample_dimensions(spec.name, len(spec.shape), self.batch_axes)):
+            for place, index in enumerate(sample_dimensions(spec.name, len(spec.shape), self.batch_axes)):
                 if spec.shape[index] is None and len(shapes.get(spec.name, ())) <= place:
-                    raise ModelError(_no_size(spec.name, index))
+                    raise ModelError(no_size(spec.name, index))
 
     def describe(self) -> dict[str, Any]:
         """What run.json says of the model."""
@@ -194,7 +202,7 @@ def normalize(
         ModelError: The opset cannot be converted.
     """
     model = ir.external_data.load_to_model(ir.load(source))  # the copy has no such files beside it
-    _forget_placeholders(model)
+    forget_placeholders(model)
     if fix:
         fix_dimensions(model, shapes, batch_axes or {})
     passes: list[PassBase] = [
@@ -208,116 +216,6 @@ def normalize(
     Sequential(*passes)(model)
     proto = ir.to_proto(model)
     save(_pin(proto, source) if pin else proto, target)
-
-
-def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]], batch_axes: BatchAxes) -> None:
-    """Fix every input dimension but the batch to the data's.
-
-    Raises:
-        ModelError: A size is needed and not given.
-    """
-    fixed: dict[str, int] = {}
-    for value in model.graph.inputs:
-        if value.shape is None or not len(value.shape):
-            continue
-        sample = shapes.get(str(value.name), ())
-        for place, index in enumerate(_sample_dimensions(str(value.name), len(value.shape), batch_axes)):
-            dimension = value.shape[index]
-            if isinstance(dimension, int):
-                continue
-            if len(sample) <= place:
-                raise ModelError(_no_size(str(value.name), index))
-            size = int(sample[place])
-            name = dimension.value
-            if name is not None and fixed.setdefault(name, size) != size:
-                raise ModelError(f"dimension {name!r} is {fixed[name]} in one input and {size} in {value.name!r}")
-            _fix(value, index, size)
-    for value in model.graph.outputs:
-        for index, dimension in enumerate(value.shape or ()):
-            if isinstance(dimension, ir.SymbolicDim) and dimension.value in fixed:
-                _fix(value, index, fixed[dimension.value])
-
-
-def _forget_placeholders(model: ir.Model) -> None:
-    """Make dimensions of size -1, or whose symbol is no name (``?``), unknown, each by itself; Paddle exports such."""
-    values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
-    for value in values:
-        for index, dimension in enumerate(value.shape or ()):
-            unnamed = isinstance(dimension, ir.SymbolicDim) and dimension.value and not _is_name(dimension.value)
-            if unnamed or dimension == -1:
-                _fix(value, index, None)
-
-
-def _sample_dimensions(name: str, rank: int, batch_axes: BatchAxes) -> list[int]:
-    """The dimensions of an input that a sample has: all but the batch."""
-    axis = batch_axes.get(name, 0)
-    return [index for index in range(rank) if index != axis]
-
-
-def _no_size(name: str, index: int) -> str:
-    return f"input {name!r} has a dynamic dimension {index} without a size; give data, or --shape {name}=..."
-
-
-def _fix(value: ir.Value, index: int, size: int | None) -> None:
-    sizes = list(value.shape or ())
-    sizes[index] = ir.SymbolicDim(None) if size is None else size
-    value.shape = ir.Shape(sizes)  # a new one: what is read from a file is frozen
-
-
-def _samples_first(spec: TensorSpec, batch_axes: BatchAxes) -> tuple[int | None, ...]:
-    axis = batch_axes.get(spec.name, 0)
-    if axis is None or not spec.shape:
-        return (None, *spec.shape) if axis is None else ()
-    return (spec.shape[axis], *spec.shape[:axis], *spec.shape[axis + 1 :])
-
-
-def _inferred_axes(
-    inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
-) -> dict[str, int | None]:
-    """Batch axes that the graph itself tells: none for scalar inputs, and where the batch's symbol is on another axis."""
-    axes: dict[str, int | None] = {
-        value.name: None for value in inputs if not value.type.tensor_type.shape.dim and _has_shape(value)
-    }
-    symbols = {name for value in inputs if (name := next(iter(_symbols(value)), ""))}
-    if len(symbols) == 1:
-        (batch,) = symbols
-        for value in (*inputs, *outputs):
-            names = _symbols(value)
-            if names and names[0] != batch and names.count(batch) == 1:
-                axes[value.name] = names.index(batch)
-    return axes
-
-
-def _symbols(value: onnx.ValueInfoProto) -> list[str]:
-    """The symbol of each dimension; empty where there is none, or one that is no name."""
-    return [dim.dim_param if _is_name(dim.dim_param) else "" for dim in value.type.tensor_type.shape.dim]
-
-
-def _is_name(symbol: str) -> bool:
-    """False for a placeholder such as ``?`` or ``-1``."""
-    return any(character.isalpha() for character in symbol)
-
-
-def _has_shape(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.HasField("shape"))
-
-
-def _given_axes(
-    given: Mapping[str, int | Literal["none"]], inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], path: Path
-) -> dict[str, int | None]:
-    ranks = {spec.name: len(spec.shape) for spec in (*inputs, *outputs)}
-    constant = {spec.name for spec in inputs}
-    for name, axis in given.items():
-        if name not in ranks:
-            raise UnknownNameError("input or output in batch_axis", name, ranks)
-        if axis == "none":
-            if name not in constant:
-                raise ModelError(f"{path}: batch_axis.{name}: an output has a batch; give the axis")
-        elif axis >= ranks[name]:
-            raise ModelError(
-                f"{path}: batch_axis.{name} is {axis}, and {name!r} has {ranks[name]} dimensions (counted from 0)"
-            )
-    return {name: None if axis == "none" else axis for name, axis in given.items()}
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:

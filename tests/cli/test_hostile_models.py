@@ -14,6 +14,7 @@ from hwbench.model import Model
 
 # What runs, at least in parts: nothing is wrong with these but their looks.
 RUNS = {
+    "batch_of_minus_1",
     "scalar_output",
     "duplicate_node_names",
     "unknown_domain",
