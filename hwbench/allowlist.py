@@ -47,7 +47,7 @@ def _entries(path: str, given: Mapping[str, Any], allowed: Mapping[str, Values])
         value = entry if isinstance(entry, str) else json.dumps(entry)
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             refused[f"{path}.{_shown(key)}"] = (
                 f"not on the backend's allowlist{hint} Allowed: {', '.join(sorted(allowed)) or 'none'}"
             )

@@ -106,3 +106,9 @@ class JobError(HwbenchError):
 
 class TargetLostError(JobError):
     """The machines a run needs cannot be reached any more; the run can be resumed once they are back."""
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what a library says, cut to ``most`` characters; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__

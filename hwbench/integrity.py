@@ -47,6 +47,21 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
+def require_intact(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Compare files of a folder, by name, with the hashes that they had.
+
+    Raises:
+        DamagedError: One is missing, cannot be read, or is not what was written.
+    """
+    for name, digest in hashes.items():
+        try:
+            intact = file_sha256(folder / name) == digest
+        except OSError as error:
+            raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
+        if not intact:
+            raise DamagedError(f"{name} is not what was written")
+
+
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with a hash over the rest of it."""
     content = json.loads(json.dumps({key: value for key, value in record.items() if key != SEAL}))  # as it is read back

@@ -24,7 +24,7 @@ from hwbench.dimensions import (
     sample_dimensions,
     samples_first,
 )
-from hwbench.errors import ModelError
+from hwbench.errors import ModelError, first_line
 from hwbench.files import require_file, require_text
 from hwbench.model_checks import check_functions, check_inputs, check_names, check_tensors, external_files
 from hwbench.stored import Inventory
@@ -103,7 +103,7 @@ class Model:
         try:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
-            raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+            raise ModelError(f"{path}: not a valid ONNX model: {first_line(error, 300)}") from None
         check_tensors(proto, path)
         check_functions(proto, path)
         stored = {tensor.name for tensor in proto.graph.initializer}
@@ -168,7 +168,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except Exception as error:  # noqa: BLE001  protobuf's DecodeError has no public home; anything it raises means the same
-        raise ModelError(f"{path}: not an ONNX file, or a truncated one: {_first_line(error)}") from None
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one: {first_line(error, 300)}") from None
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX file, or one without a graph")
     check_names(proto, path)
@@ -237,7 +237,7 @@ def _pin(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     except Exception as error:  # noqa: BLE001  the converter is C++ and raises bare RuntimeErrors of its own making
         raise ModelError(
             f"{source}: opset {version} cannot be converted to {wanted}, which the deployment runtimes read; "
-            f"export the model with opset {MAX_OPSET} or lower ({_first_line(error)})"
+            f"export the model with opset {MAX_OPSET} or lower ({first_line(error, 300)})"
         ) from None
     converted.ir_version = proto.ir_version
     return converted
@@ -256,7 +256,3 @@ def _spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     sizes = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
     shape = tuple(None if size == -1 else size for size in sizes)
     return TensorSpec(value.name, dtype.name, shape)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]

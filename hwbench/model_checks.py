@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from onnx import TensorProto, numpy_helper
 
 from hwbench.errors import ModelError
+from hwbench.stored import inner_graphs
 
 # More elements than any machine holds; as a size it is a mistake, or meant to overflow something.
 _MAX_ELEMENTS = 2**40
@@ -104,7 +105,7 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
     sizes: dict[tuple[str, str], int] = {}
 
     def size(nodes: Iterable[onnx.NodeProto]) -> int:
-        return sum(1 + called(node) + sum(size(graph.node) for graph in _graphs(node)) for node in nodes)
+        return sum(1 + called(node) + sum(size(graph.node) for graph in inner_graphs(node)) for node in nodes)
 
     def called(node: onnx.NodeProto) -> int:
         key = node.domain, node.op_type
@@ -120,14 +121,6 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
         raise ModelError(
             f"{path}: {total:,} nodes once its functions are put into the graph; at most {_MAX_NODES:,} are read"
         )
-
-
-def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def check_inputs(shapes: Mapping[str, Sequence[int | None]], path: Path) -> None:

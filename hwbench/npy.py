@@ -13,6 +13,8 @@ from typing import IO, Any, Protocol, Self
 
 import numpy as np
 
+from hwbench.errors import first_line
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # The prefix and numpy's own limit on a header's length.
@@ -88,9 +90,7 @@ def read_header(stream: IO[bytes]) -> NpyHeader:
             raise ValueError(f"format version {version} is for structured arrays")
         shape, fortran, dtype = _READERS[version](start)
     except Exception as error:  # the literal and the type in it make numpy raise a dozen kinds of errors
-        raise ValueError(
-            f"not an .npy header: {str(error).splitlines()[0][:200] if str(error) else error!r}"
-        ) from error
+        raise ValueError(f"not an .npy header: {first_line(error)}") from error
     if len(shape) > _MAX_DIMENSIONS or not all(0 <= size < 2**63 for size in shape):
         raise ValueError("the header states a shape that no array has")
     return NpyHeader(dtype, shape, fortran and len(shape) > 1, start.tell())

@@ -25,6 +25,7 @@ _PROBABILITY = (-1e-3, 1 + 1e-3)
 _QUIET = 1 / 32
 # Elements in which distinct values are counted, and per-input sums of single slices that are kept.
 _COUNTED = 1 << 22
+_NAMED = 3  # single slices of a group
 _AT_ONCE = 1 << 19  # elements compared at a time, in float64
 
 
@@ -199,11 +200,10 @@ class SliceErrors:
     Args:
         layout: How the output is cut.
         n: How many inputs there will be.
-        worst: How many single slices of a group to name.
     """
 
-    def __init__(self, layout: Layout, n: int, worst: int = 3) -> None:
-        self._layout, self._worst = layout, worst
+    def __init__(self, layout: Layout, n: int) -> None:
+        self._layout = layout
         self._member = np.zeros((layout.size, len(layout.groups)))
         for place, group in enumerate(layout.groups):
             self._member[list(group.slices), place] = 1.0
@@ -281,7 +281,7 @@ class SliceErrors:
         total = signal.sum(axis=0)
         fair = [place for place in range(len(slices)) if total[place] > 0.01 * total.mean()]
         fair.sort(key=lambda place: sqnr_db(signal[:, place], noise[:, place]))
-        return tuple((slices[place], signal[:, place], noise[:, place]) for place in fair[: self._worst])
+        return tuple((slices[place], signal[:, place], noise[:, place]) for place in fair[:_NAMED])
 
 
 class _Distinct:

@@ -19,7 +19,7 @@ from hwbench.disk import explained
 from hwbench.errors import RunDirectoryError
 from hwbench.faults.listing import as_csv
 from hwbench.files import require_file
-from hwbench.integrity import SEAL, DamagedError, file_sha256, read_object, read_sealed, sealed
+from hwbench.integrity import SEAL, DamagedError, file_sha256, read_object, read_sealed, require_intact, sealed
 from hwbench.scratch import PLACING, sweep
 from hwbench.table import SCHEMA, checked
 
@@ -179,12 +179,11 @@ class RunDirectory:
     def adopt(self, hashes: Mapping[str, str]) -> bool:
         """Take over files that an interrupted run has written; False if one of them is missing or another now."""
         try:
-            intact = all(file_sha256(self.path / name) == digest for name, digest in hashes.items())
-        except OSError:
+            require_intact(self.path, hashes)
+        except DamagedError:
             return False
-        if intact:
-            self._hashes.update(hashes)
-        return intact
+        self._hashes.update(hashes)
+        return True
 
     @property
     def jobs(self) -> Path:

@@ -81,7 +81,7 @@ def test_what_is_declared_passes():
         ({"entries": {"names": "a;/b"}}, "options.entries.names", "not 'a;/b'"),
         ({"entries": {"threads": "1"}}, "options.entries.threads", "set options.intra_op_threads instead"),
         ({"entries": {"count": [1]}}, "options.entries.count", "not '[1]'"),
-        ({"undeclared": {"any": "1"}}, "options.undeclared.any", "Allowed: none"),
+        ({"undeclared": {"any": "1"}}, "options.undeclared.any", "not on the backend's allowlist. Allowed: none"),
         ({"place": "/tmp"}, "options.place", "it names a folder"),
     ],
 )

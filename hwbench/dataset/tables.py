@@ -13,7 +13,7 @@ import polars as pl
 from hwbench.dataset.footer import largest_column
 from hwbench.dataset.source import MIB, Batch, Sample, Source, require_samples, row
 from hwbench.dataset.spec import LABEL_NAMES, DataSpec
-from hwbench.errors import DataError
+from hwbench.errors import DataError, first_line
 from hwbench.files import require_file
 from hwbench.npy import Array
 
@@ -209,10 +209,9 @@ class CsvSource(TableSource):
         try:
             return pl.read_csv(text, infer_schema=False, columns=columns)
         except _FAILURES as error:
-            reason = str(error).splitlines()[0][:200]
             raise DataError(
-                f"{self._path}: from {row(start)} on: not a CSV table ({reason}); write it as UTF-8 with one header line "
-                "and as many cells in every line"
+                f"{self._path}: from {row(start)} on: not a CSV table ({first_line(error)}); write it as UTF-8 "
+                "with one header line and as many cells in every line"
             ) from error
 
     def _cast(self, column: pl.Series, kind: pl.DataType, start: int) -> pl.Series:
@@ -240,8 +239,9 @@ class ParquetSource(TableSource):
         try:
             return self._scan().collect_schema()
         except _FAILURES as error:
-            reason = str(error).splitlines()[0][:200]
-            raise DataError(f"{self._path}: not a Parquet file, or truncated ({reason}); write it again") from error
+            raise DataError(
+                f"{self._path}: not a Parquet file, or truncated ({first_line(error)}); write it again"
+            ) from error
 
     def _width(self, name: str) -> int:
         if not isinstance(self._schema[name], pl.List):
@@ -253,8 +253,7 @@ class ParquetSource(TableSource):
         try:
             yield from self._slices(columns, 8 * sum(map(self._width, columns)))
         except _FAILURES as error:
-            reason = str(error).splitlines()[0][:200]
-            raise DataError(f"{self._path}: damaged ({reason}); write it again") from error
+            raise DataError(f"{self._path}: damaged ({first_line(error)}); write it again") from error
 
     def _slices(self, columns: list[str], row_bytes: int) -> Iterator[pl.DataFrame]:
         require_samples(row_bytes, self.origin)

@@ -16,6 +16,7 @@ from hwbench.faults import bits, names
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.shapes import sample_shapes
 from hwbench.faults.space import Array, FaultSpace, Role, StoredTensor
+from hwbench.stored import inner_graphs
 
 _BRANCHES = "the graph holds other graphs (If, Loop, Scan), so that it cannot be cut"
 _QUANTIZED = "between operators only its quantized form is kept"
@@ -76,7 +77,7 @@ def _made(cutter: GraphCutter) -> Iterator[tuple[str, str]]:
 
 def _reason(cutter: GraphCutter, name: str, users: list[onnx.NodeProto]) -> str:
     """Why a tensor has no faults of its own; empty if it has."""
-    if any(attribute.HasField("g") or attribute.graphs for node in cutter.nodes for attribute in node.attribute):
+    if any(True for node in cutter.nodes for _ in inner_graphs(node)):
         return _BRANCHES
     if name in cutter.outputs:
         return _OUTPUT

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hwbench.errors import InputError
+from hwbench.errors import InputError, first_line
 from hwbench.faults import bits, names
 from hwbench.faults.fault import KINDS
 from hwbench.files import require_file
@@ -81,7 +81,7 @@ def open_list(path: Path) -> pl.DataFrame:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"{path}: not a CSV file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a CSV file: {first_line(error)}") from None
     missing = [name for name in _REQUIRED if name not in table.columns]
     if missing:
         raise InputError(f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(_REQUIRED)}")

@@ -6,7 +6,6 @@ take ``tls://``.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import threading
@@ -14,7 +13,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -200,15 +198,3 @@ class Cluster:
                 for offset in range(0, size, CHUNK):
                     file.write(self.call(address, board.read, job, name, offset, CHUNK))
         self.call(address, board.forget, job)
-
-
-def content_hash(path: str) -> str:
-    """SHA-256 of a file, computed once for as long as it does not change."""
-    status = Path(path).stat()
-    return _content_hash(path, (status.st_mtime_ns, status.st_size))
-
-
-@lru_cache(maxsize=4096)
-def _content_hash(path: str, state: tuple[int, int]) -> str:  # noqa: ARG001  what makes another file of it
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

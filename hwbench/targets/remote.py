@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.errors import TargetLostError, UnavailableError
+from hwbench.integrity import file_sha256
 from hwbench.targets import Target
-from hwbench.targets.cluster import Cluster, WorkerGoneError, content_hash
+from hwbench.targets.cluster import Cluster, WorkerGoneError
 from hwbench.worker.protocol import Job, JobResult, JobStatus
 
 ATTEMPTS = 4  # a job that took so many workers with it is not tried again
@@ -186,7 +187,7 @@ class RemoteTarget(Target):
 
     def _attempt(self, address: str, job: Job, folder: Path) -> JobResult:
         """Have one worker do a job, sending it first what it lacks."""
-        files = {path: content_hash(path) for path in job.files}
+        files = {path: file_sha256(Path(path)) for path in job.files}
         self._cluster.send(address, {digest: Path(path) for path, digest in files.items()})
         sent: dict[str, Any] = {"id": uuid.uuid4().hex, "expected": self._expected, "files": files, "job": _fields(job)}
         answer = self._answer(address, sent)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hwbench.backend import Backend, load_backend
 from hwbench.errors import HwbenchError
-from hwbench.integrity import SEAL, DamagedError, file_sha256, read_sealed, sealed
+from hwbench.integrity import SEAL, DamagedError, file_sha256, read_sealed, require_intact, sealed
 
 PROTOCOL = 1
 JOB_FILE = "job.json"
@@ -200,13 +200,7 @@ class JobResult:
             raise DamagedError(f"{DONE_FILE}: {error}") from error
         if (record.pop("protocol", None), record.pop("job", None)) != (PROTOCOL, folder.name):
             raise DamagedError(f"{DONE_FILE} is of another job, or of another version")
-        for name, digest in record.pop("files").items():
-            try:
-                intact = file_sha256(folder / name) == digest
-            except OSError as error:
-                raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
-            if not intact:
-                raise DamagedError(f"{name} is not what was written")
+        require_intact(folder, record.pop("files"))
         del record[SEAL]
         return cls(folder=folder, **record)
 

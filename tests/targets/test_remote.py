@@ -10,9 +10,10 @@ import pytest
 from dask_processes import plain, processes, until
 
 from hwbench.errors import InputError, TargetLostError, UnavailableError
+from hwbench.integrity import file_sha256
 from hwbench.targets import board, cluster, open_target, remote
 from hwbench.targets.board import Depot
-from hwbench.targets.cluster import Cluster, WorkerGoneError, content_hash
+from hwbench.targets.cluster import Cluster, WorkerGoneError
 from hwbench.targets.remote import RemoteTarget
 from hwbench.worker.protocol import Job, Limits
 
@@ -107,9 +108,9 @@ def test_files_travel_once_and_stay_beside_each_other(workers, tmp_path):
     result = RemoteTarget(workers).run(job, tmp_path / "job")
     assert result.data == {"sizes": [5, 6], "beside": ["empty", "model.onnx", "model.onnx.data"], "name": str(secret)}
     assert result.array("bytes").tobytes() == b"graphinputs"
-    address = next(a for a in workers.workers() if not workers.call(a, board.lacking, [content_hash(named[0])]))
-    assert workers.call(address, board.lacking, [content_hash(str(path)) for path in (*paths, other)]) == []
-    assert workers.call(address, board.lacking, [content_hash(str(secret))]) == [content_hash(str(secret))]
+    address = next(a for a in workers.workers() if not workers.call(a, board.lacking, [file_sha256(Path(named[0]))]))
+    assert workers.call(address, board.lacking, [file_sha256(path) for path in (*paths, other)]) == []
+    assert workers.call(address, board.lacking, [file_sha256(secret)]) == [file_sha256(secret)]
 
 
 def test_what_a_job_leaves_there_is_removed(workers, tmp_path):
@@ -120,14 +121,6 @@ def test_what_a_job_leaves_there_is_removed(workers, tmp_path):
 
 def _jobs_left(dask_worker):
     return len(list((Path(dask_worker.local_directory) / "hwbench" / "jobs").glob("*")))
-
-
-def test_a_file_that_is_changed_has_another_hash(tmp_path):
-    file = tmp_path / "file"
-    file.write_bytes(b"a")
-    first = content_hash(str(file))
-    file.write_bytes(b"bb")
-    assert content_hash(str(file)) != first
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(workers, tmp_path):
@@ -262,7 +255,7 @@ def test_the_depot_forgets_what_was_not_used_for_longest(tmp_path):
         content = name.encode() * 100
         path = tmp_path / name
         path.write_bytes(content)
-        digests[name] = content_hash(str(path))
+        digests[name] = file_sha256(path)
         depot.receive(name, digests[name], content[:60], last=False)
         assert depot.missing(digests.values()) == [digests[name]]
         depot.receive(name, digests[name], content[60:], last=True)
