@@ -85,6 +85,11 @@ def batch_of_minus_1() -> onnx.ModelProto:
 
 
 @hostile
+def batch_of_minus_2() -> onnx.ModelProto:
+    return relu(x={"x": (FLOAT, [-2, 1, 8, 8])}, y={"y": (FLOAT, [-2, 1, 8, 8])})
+
+
+@hostile
 def batch_of_0() -> onnx.ModelProto:
     return relu(x={"x": (FLOAT, [0, 1, 8, 8])}, y={"y": (FLOAT, [0, 1, 8, 8])})
 

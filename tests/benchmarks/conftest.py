@@ -12,7 +12,6 @@ BESIDE_OTHERS = {
     "test_fault_engine.py",
     "test_fault_memory.py",
     "test_fault_peers.py",
-    "test_fault_sampling.py",
 }
 
 

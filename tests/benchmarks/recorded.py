@@ -17,14 +17,17 @@ _RECORDER = """
 import atexit, json, os, sys, time
 from pathlib import Path
 
+taken_down = Path(os.environ["RECORDS"], f"{os.getpid()}.json").open("w")  # before a worker's sandbox closes the folder
+
 def record():
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     taken = {"peak_mib": int(status["VmHWM"].split()[0]) / 1024, "cpu_seconds": time.process_time()}
     job = {"task": "", "params": {}}
-    if "hwbench.worker" in sys.orig_argv:
+    if "hwbench.worker.sandbox" in sys.orig_argv:
         job = json.loads(Path(sys.argv[1], "job.json").read_text())
     kept = {key: job[key] for key in ("task", "params")}
-    Path(os.environ["RECORDS"], f"{os.getpid()}.json").write_text(json.dumps({**kept, **taken}))
+    with taken_down:
+        json.dump({**kept, **taken}, taken_down)
 
 atexit.register(record)
 """
@@ -77,7 +80,8 @@ def run_recorded(spec: Path, out: Path) -> Sequence[Process]:
         "HWBENCH_CACHE": str(out.with_name(f"{out.name}-cache")),
     }
     subprocess.run([sys.executable, "-c", _PROGRAM, str(spec), str(out)], env=environment, check=True)
-    return [Process(**json.loads(file.read_text())) for file in records.glob("*.json")]
+    texts = [file.read_text() for file in records.glob("*.json")]
+    return [Process(**json.loads(text)) for text in texts if text]  # none of a process that was killed
 
 
 def peaks(spec: Path, out: Path) -> Mapping[str, float]:
