@@ -213,6 +213,7 @@ class RunDirectory:
         self.write(record)
 
     def _check_same(self, record: Mapping[str, Any]) -> None:
+        self._require_no_links()
         there = self.read()
         known = there.get("fingerprint")
         known = known if isinstance(known, dict) else {}
@@ -224,6 +225,12 @@ class RunDirectory:
             )
         if there.get("state") != "complete":
             self.write({**there, "state": "running"})  # from now on tables may be newer than their hashes
+
+    def _require_no_links(self) -> None:
+        """Refuse a run with links: in a directory from elsewhere they lead what is written, or removed, to any folder."""
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                _require_no_link(Path(folder, name))
 
     def _clear(self) -> None:
         # run.json goes first: a folder without it is no run, so an interruption leaves no half of one.
@@ -293,7 +300,8 @@ def _parquet(table: pl.DataFrame) -> bytes:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """An advisory lock the kernel drops with the process, so that a killed run leaves none behind."""
-    descriptor = os.open(path / ".lock", os.O_CREAT | os.O_RDWR)
+    _require_no_link(path / ".lock")
+    descriptor = os.open(path / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,6 +312,13 @@ def _lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _require_no_link(entry: Path) -> None:
+    if entry.is_symlink():
+        raise RunDirectoryError(
+            f"{entry}: is a link, and hwbench makes none in a run; remove it, or name another folder"
+        )
 
 
 def _only_lock(path: Path) -> bool:

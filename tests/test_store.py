@@ -119,6 +119,26 @@ def test_overwriting_removes_the_run_that_was_there(tmp_path):
     assert (tmp_path / "outside").exists()
 
 
+@pytest.mark.parametrize("name", ["draws", "builds/852eb83be4612594", "jobs/5f6eb5da04184e06/stdout.log"])
+def test_a_run_with_links_is_not_resumed(tmp_path, name):
+    finished(tmp_path / "run")
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunDirectoryError, match=rf"{name}: is a link") as refused:
+        finished(tmp_path / "run", resume=True)
+    assert "remove it" in str(refused.value)
+
+
+def test_a_lock_file_that_is_a_link_makes_no_file_elsewhere(tmp_path):
+    finished(tmp_path / "run")
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunDirectoryError, match=r"\.lock: is a link"):
+        finished(tmp_path / "run", resume=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_resuming_keeps_what_is_there(tmp_path):
     finished(tmp_path / "run")
     with RunDirectory.create(tmp_path / "run", {**RECORD, "state": "again"}, resume=True) as directory:

@@ -8,17 +8,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 from pydantic import Field
 
+from hwbench.backend import backends
 from hwbench.bounds import POINTS, REPEATS, WAIT_S
 from hwbench.studies.base import Case, Settings
 from hwbench.studies.cap_search import CapSearch, Trials
 from hwbench.table import Row
 from hwbench.targets.limits import RLIMIT
 from hwbench.targets.own_copy import OwnCopy
+from hwbench.targets.sandbox import code_folders
 from hwbench.worker.protocol import Job, JobResult, Progress
 
 _MIB = 1 << 20
@@ -115,7 +118,13 @@ class CapTrials:
         name = hashlib.sha256("\n".join(used["mapped"]).encode()).hexdigest()[:16]
         model = self.case.subject.build.model
         read = [*used["read"], *map(str, model.parent.glob("*")), *self.case.input_files.values()]
-        return OwnCopy.make(self.case.work / "own-copy" / name, used["mapped"], read)
+        return OwnCopy.make(self.case.work / "own-copy" / name, used["mapped"], read, self._code_folders)
+
+    @property
+    def _code_folders(self) -> list[str]:
+        """Where libraries are, without folders in which the survey's worker could write."""
+        written, reference = self.results["survey"].folder.resolve(), backends.reference(self.case.profile.backend)
+        return [folder for folder in code_folders(reference) if not written.is_relative_to(Path(folder).resolve())]
 
     @property
     def usage(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hwbench.graph import asked_precisions
@@ -32,13 +33,18 @@ class CoverageStudy(Study):
             rows.append(
                 Row(self.name, self.headline, condition(node=node), 0.0, "ratio", n=1, detail=f"{kind}: {text}")
             )
-        compiled = data.get("compiled")
-        return Analysis(rows, files=[results["coverage"].folder / compiled["file"]] if compiled else [])
+        return Analysis(rows, files=compiled_form(results["coverage"]))
 
 
 def coverage_job(case: Case) -> Job:
     """The job that compiles the build and asks the runtime about it; studies that plan it share it."""
     return case.subject.job("coverage", case)
+
+
+def compiled_form(result: JobResult) -> list[Path]:
+    """The file that a worker wrote of the compiled build, by its name alone: a hostile model may have taken the worker over."""
+    compiled = result.data.get("compiled")
+    return [result.folder / Path(compiled["file"]).name] if compiled else []
 
 
 def ran_precisions(executed: list[dict[str, Any]]) -> dict[str, int]:

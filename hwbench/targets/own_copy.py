@@ -39,18 +39,23 @@ class OwnCopy:
     bytes: int
 
     @classmethod
-    def make(cls, folder: Path, mapped: Sequence[str], read: Iterable[str]) -> OwnCopy:
+    def make(cls, folder: Path, mapped: Sequence[str], read: Iterable[str], roots: Iterable[str]) -> OwnCopy:
         """Copy what a worker mapped, unless ``folder`` holds that already, undamaged.
+
+        The lists are a worker's own, which may be in a hostile model's hands, and the next worker runs from the copy before it
+        is confined: of libraries that are not in the folders given, none is copied.
 
         Args:
             folder: Made if it is missing.
             mapped: The files a worker had mapped, by their full paths.
             read: The files it read besides.
+            roots: Folders that hold libraries, none of which a worker can write.
         """
         try:
             return cls.load(folder)
         except (FileNotFoundError, DamagedError):
-            _Maker(folder).make([Path(path) for path in mapped], read)
+            trusted = [Path(root).resolve() for root in roots]
+            _Maker(folder).make([Path(path) for path in mapped], read, trusted)
         return cls.load(folder)
 
     @classmethod
@@ -106,9 +111,9 @@ class _Maker:
         self._roots: dict[Path, Path] = {}
         self._copied: list[Path] = []
 
-    def make(self, mapped: Sequence[Path], read: Iterable[str]) -> None:
+    def make(self, mapped: Sequence[Path], read: Iterable[str], roots: Sequence[Path]) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # half of one, from a run that was killed
-        libraries = [path for path in mapped if ".so" in path.name]
+        libraries = [path for path in mapped if ".so" in path.name and _is_beneath(path, roots)]
         self._copy(Path(sys.executable).resolve(), self._folder / "bin" / "python")
         for path in libraries:
             entry = next((entry for entry in self._entries if path.is_relative_to(entry)), None)
@@ -153,3 +158,8 @@ class _Maker:
         with to.open("rb") as file:
             os.fsync(file)  # what is not on the disk yet cannot be dropped
         self._copied.append(to)
+
+
+def _is_beneath(path: Path, roots: Iterable[Path]) -> bool:
+    """True if a path leads into one of the folders, neither by a link nor by ``..``."""
+    return path == path.resolve() and any(path.is_relative_to(root) for root in roots)

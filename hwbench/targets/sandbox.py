@@ -91,11 +91,20 @@ def rules(job: Job, folder: Path, programs: Iterable[str] = ()) -> dict[str, lis
     gpus = [str(path) for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern)]
     shared = ["/dev/shm"] if gpus else []  # noqa: S108  CUDA's shared memory
     return {
-        "run": sorted({*_SYSTEM, *_interpreter(), *_backend(job), job.own_copy, *programs} - {"", "/"}),
+        "run": sorted({*code_folders(job.task, job.backend), job.own_copy, *programs} - {""}),
         "read": sorted({*_READABLE, *job.files}),
         "update": sorted({*_DEVICES, *gpus, *_names_of_threads(gpus)}),
         "own": [str(folder), *shared],
     }
+
+
+def code_folders(*references: str) -> set[str]:
+    """Where the system, this interpreter and some modules have their programs and libraries; a worker cannot write there.
+
+    Args:
+        references: ``module:name`` of what a worker imports; a backend, for example.
+    """
+    return {*_SYSTEM, *_interpreter(), *_packages(references)} - {"", "/"}
 
 
 def _interpreter() -> Iterator[str]:
@@ -107,10 +116,10 @@ def _interpreter() -> Iterator[str]:
     yield from os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
 
 
-def _backend(job: Job) -> Iterator[str]:
-    """The package hwbench and that of the job's backend: an editable installation may have them elsewhere."""
+def _packages(references: Iterable[str]) -> Iterator[str]:
+    """The package hwbench and those of modules: an editable installation may have them elsewhere."""
     yield str(Path(hwbench.__file__).parent)
-    for reference in (job.task, job.backend):
+    for reference in references:
         spec = find_spec(reference.partition(":")[0].partition(".")[0]) if reference else None
         if spec is not None and spec.origin is not None:
             yield str(Path(spec.origin).parent)

@@ -8,7 +8,13 @@ from onnx import helper
 from shared_run import RUN_HERE
 
 import hwbench
-from hwbench.studies.coverage import ran_precisions
+from hwbench.studies.coverage import compiled_form, ran_precisions
+from hwbench.worker.protocol import JobResult
+
+
+def test_a_worker_cannot_have_a_file_outside_of_its_folder_kept(tmp_path):
+    data = {"nodes": [{"name": "a"}], "executed": [], "compiled": {"file": "../../secret", "bytes": 1}}
+    assert compiled_form(JobResult("ok", tmp_path / "job", data)) == [tmp_path / "job" / "secret"]
 
 
 @pytest.mark.parametrize("profile", RUN_HERE)

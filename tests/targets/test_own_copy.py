@@ -14,6 +14,7 @@ from models import mlp
 from hwbench.integrity import DamagedError
 from hwbench.targets import open_target
 from hwbench.targets.own_copy import OwnCopy
+from hwbench.targets.sandbox import code_folders
 from hwbench.worker.protocol import Job, Limits, Progress
 
 ORT = "hwbench_onnxruntime:OnnxRuntimeBackend"
@@ -49,7 +50,7 @@ def survey(job, tmp_path_factory):
 @pytest.fixture(scope="module")
 def own(survey, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    return OwnCopy.make(folder / "copy", survey.data["mapped"], survey.data["read"])
+    return OwnCopy.make(folder / "copy", survey.data["mapped"], survey.data["read"], code_folders(ORT))
 
 
 def libraries(result):
@@ -98,14 +99,27 @@ def test_what_it_touches_is_charged_to_its_group_every_time(job, own, tmp_path):
 
 
 def test_it_is_made_once_and_again_where_a_run_was_killed_in_between(survey, tmp_path):
-    own = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"])
+    own = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"], code_folders(ORT))
     before = own.copied[0].stat().st_mtime_ns
-    assert OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"]) == own
+    assert OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"], code_folders(ORT)) == own
     assert own.copied[0].stat().st_mtime_ns == before
     (tmp_path / "copy" / "own-copy.json").unlink()
-    again = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"])
+    again = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"], code_folders(ORT))
     assert again == own
     assert own.copied[0].stat().st_mtime_ns > before
+
+
+def test_libraries_that_a_worker_could_have_made_are_not_copied(tmp_path):
+    """The next worker would load them before it is confined; and a path with dots would be copied to anywhere."""
+    root, job = tmp_path / "packages", tmp_path / "job"
+    for folder in (root, job):
+        folder.mkdir()
+        (folder / "libx.so").write_bytes(b"library")
+    (root / "link.so").symlink_to(job / "libx.so")
+    named = [root / "libx.so", job / "libx.so", root / "link.so", root / ".." / "job" / "libx.so"]
+    made = OwnCopy.make(tmp_path / "own" / "copy", [str(path) for path in named], [], [str(root)])
+    assert [path.name for path in made.copied] == ["python", "libx.so"]
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["copy"]
 
 
 def test_environment_of_the_user_is_kept_behind_the_copys(own):
@@ -125,7 +139,7 @@ def test_own_and_shared_files_are_different_work(job, own):
 
 
 def test_a_damaged_copy_is_made_again(survey, tmp_path):
-    made = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"])
+    made = OwnCopy.make(tmp_path / "copy", survey.data["mapped"], survey.data["read"], code_folders(ORT))
     library = max(made.copied, key=lambda path: path.stat().st_size)
     whole = library.read_bytes()
     with library.open("r+b") as file:
@@ -133,5 +147,5 @@ def test_a_damaged_copy_is_made_again(survey, tmp_path):
         file.write(bytes([whole[len(whole) // 2] ^ 1]))
     with pytest.raises(DamagedError, match=f"{library} is not what was copied"):
         OwnCopy.load(made.folder)
-    OwnCopy.make(made.folder, survey.data["mapped"], survey.data["read"])
+    OwnCopy.make(made.folder, survey.data["mapped"], survey.data["read"], code_folders(ORT))
     assert library.read_bytes() == whole
