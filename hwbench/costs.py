@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwbench.worker.perturb import WEIGHT_KINDS
-from hwbench.worker.protocol import Job, JobResult, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import Job, JobResult
 
 # Before anything was timed, in seconds: loading a build in a fresh worker, one input, and a job that measures time or memory.
 _LOAD_S, _INPUT_S, _EXCLUSIVE_S = 1.0, 0.01, 5.0

@@ -16,7 +16,8 @@ from hwbench.disk import require_space
 from hwbench.integrity import DamagedError
 from hwbench.scratch import remove
 from hwbench.targets import Targets
-from hwbench.worker.protocol import STOPPED, Job, JobResult, count_finished
+from hwbench.worker.progress import count_finished
+from hwbench.worker.protocol import STOPPED, Job, JobResult
 
 # Between two looks at what the running jobs have finished.
 _LOOK_S = 1.0

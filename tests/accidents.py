@@ -13,7 +13,8 @@ from typing import Self
 
 import psutil
 
-from hwbench.worker.protocol import JOB_FILE, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JOB_FILE
 
 
 def workers(parent: int) -> Iterator[tuple[int, Path]]:

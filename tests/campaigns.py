@@ -18,7 +18,8 @@ from hwbench.faults import names
 from hwbench.faults.cuts import GraphCutter
 from hwbench.faults.segments import write_segments, write_tensor_segments
 from hwbench.worker.outcomes import COLUMNS
-from hwbench.worker.protocol import JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JobContext
 from hwbench.worker.tasks import campaign
 
 ORT = "hwbench_onnxruntime:OnnxRuntimeBackend"

@@ -22,7 +22,8 @@ from hwbench.table import Row
 from hwbench.targets.limits import RLIMIT
 from hwbench.targets.own_copy import OwnCopy
 from hwbench.targets.sandbox import code_folders
-from hwbench.worker.protocol import Job, JobResult, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import Job, JobResult
 
 _MIB = 1 << 20
 _FEWEST, _MOST = 20, 20_000

@@ -22,17 +22,8 @@ from hwbench.targets.limits import Enforcement
 from hwbench.targets.own_copy import OwnCopy
 from hwbench.targets.reruns import VariantRuns, run_whole
 from hwbench.telemetry import NO_TELEMETRY
-from hwbench.worker.protocol import (
-    JOB_FILE,
-    PROGRESS_FILE,
-    PROTOCOL,
-    RESULT_FILE,
-    STOPPED,
-    Job,
-    JobResult,
-    Progress,
-    write_json,
-)
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JOB_FILE, PROGRESS_FILE, PROTOCOL, RESULT_FILE, STOPPED, Job, JobResult, write_json
 
 STDOUT_FILE = "stdout.log"
 # What a worker that ends between variants, in time, may take to do so.

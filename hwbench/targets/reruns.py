@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hwbench.targets.ending import Ending
-from hwbench.worker.protocol import CONTROL, PROGRESS_FILE, WORKER, Job, JobResult, JobStatus, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import CONTROL, PROGRESS_FILE, WORKER, Job, JobResult, JobStatus
 
 RERUNS = 2
 # A time-out that recurs once is not waited for again.

@@ -22,7 +22,8 @@ from onnx import helper
 
 from hwbench.stats.unseen import Sampled, sampled_mean
 from hwbench.studies.design import UPDATE_COST, Design
-from hwbench.worker.protocol import JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JobContext
 from hwbench.worker.tasks import evaluate
 
 LIMIT = 0.01

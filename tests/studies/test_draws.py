@@ -23,7 +23,8 @@ from hwbench.metrics import TASKS
 from hwbench.model import Model
 from hwbench.studies import Case, Subject, draws, studies
 from hwbench.table import Row
-from hwbench.worker.protocol import Job, JobContext, JobResult, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import Job, JobContext, JobResult
 from hwbench.worker.tasks import evaluate
 
 N, LIMIT = 400, 0.05

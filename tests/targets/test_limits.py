@@ -6,7 +6,8 @@ import pytest
 from hwbench.errors import UnavailableError
 from hwbench.targets import cgroups, open_target
 from hwbench.targets.limits import Enforcement, mechanism
-from hwbench.worker.protocol import Job, Limits, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import Job, Limits
 
 
 def run(task, folder, params, **limits):

@@ -15,7 +15,8 @@ from hwbench.integrity import DamagedError
 from hwbench.targets import open_target
 from hwbench.targets.own_copy import OwnCopy
 from hwbench.targets.sandbox import code_folders
-from hwbench.worker.protocol import Job, Limits, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import Job, Limits
 
 ORT = "hwbench_onnxruntime:OnnxRuntimeBackend"
 

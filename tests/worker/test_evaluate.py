@@ -11,7 +11,8 @@ from shared_run import bare_outputs
 
 from hwbench.npy import content_hash
 from hwbench.worker.inputs import chosen_inputs
-from hwbench.worker.protocol import PROGRESS_FILE, JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import PROGRESS_FILE, JobContext
 from hwbench.worker.tasks import evaluate
 
 ORT = "hwbench_onnxruntime:OnnxRuntimeBackend"

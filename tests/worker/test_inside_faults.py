@@ -167,7 +167,7 @@ def test_an_evaluation_runs_the_edited_file(model, edit, faults, tmp_path):
 
 
 def finished(context: JobContext) -> dict[str, Any]:
-    from hwbench.worker.protocol import Progress
+    from hwbench.worker.progress import Progress
 
     found: dict[str, Any] = Progress.read(context.folder).finished
     return found

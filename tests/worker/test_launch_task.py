@@ -12,7 +12,8 @@ import pytest
 from models import mlp, two_inputs
 
 from hwbench.worker.disturbance import Disturbance
-from hwbench.worker.protocol import PROGRESS_FILE, JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import PROGRESS_FILE, JobContext
 from hwbench.worker.tasks import launch
 
 ORT = "hwbench_onnxruntime:OnnxRuntimeBackend"

@@ -3,16 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hwbench.worker.protocol import (
-    JOB_FILE,
-    PROGRESS_FILE,
-    RESULT_FILE,
-    JobContext,
-    Progress,
-    count_finished,
-    read_json,
-    write_json,
-)
+from hwbench.worker.protocol import JOB_FILE, RESULT_FILE, read_json, write_json
 
 
 def work(folder, task, *arguments, **changes):
@@ -54,21 +45,3 @@ def test_job_of_another_version_is_refused(tmp_path):
     ended = work(tmp_path, "sample_tasks:ok", protocol=99)
     assert ended.returncode != 0
     assert "job protocol 99, this hwbench speaks 1" in ended.stderr
-
-
-def test_progress_survives_a_line_cut_off_by_death(tmp_path):
-    context = JobContext(tmp_path, {})
-    assert Progress.read(tmp_path) == Progress({}, None)
-    context.start("a")
-    assert Progress.read(tmp_path).current == "a"
-    context.done("a", {"n": 1})
-    with (tmp_path / PROGRESS_FILE).open("a") as file:
-        file.write('{"done": "b", "da')
-    progress = Progress.read(tmp_path)
-    assert (progress.finished, progress.current) == ({"a": {"n": 1}}, None)
-    assert progress.load_s is not None
-    assert progress.seconds["a"] >= 0
-    assert count_finished(tmp_path) == 1
-    context.start("c")
-    progress = Progress.read(tmp_path)
-    assert (progress.finished, progress.current) == ({"a": {"n": 1}}, "c")

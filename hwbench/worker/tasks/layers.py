@@ -16,7 +16,8 @@ from hwbench.backend import Array
 from hwbench.errors import HwbenchError
 from hwbench.faults.cuts import GraphCutter
 from hwbench.worker.looking import Runner, Site, State, batches, joined, same, save, storable
-from hwbench.worker.protocol import JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JobContext
 
 CHANGED = "not observable without changing it"
 

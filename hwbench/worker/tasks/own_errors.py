@@ -18,7 +18,8 @@ from hwbench.backend import Array
 from hwbench.errors import HwbenchError
 from hwbench.metrics import Fidelity
 from hwbench.worker.looking import Site, State, joined, storable
-from hwbench.worker.protocol import JobContext, Progress
+from hwbench.worker.progress import Progress
+from hwbench.worker.protocol import JobContext
 from hwbench.worker.tasks.layers import Look, Seen
 
 
