@@ -228,16 +228,16 @@ def damage(folder: Path, recipe: Recipe, *, content: bool = True) -> str:
             return f"{MANIFEST} states another {', '.join(differing)}"
         there = {path.name for path in folder.glob(f"{MODEL_FILE}*")}
         if unlike := sorted(there ^ manifest["files"].keys()):
-            return f"{', '.join(unlike)} is missing, or not part of it"
+            return f"{', '.join(unlike)} is missing, or not part of the build"
         for name, known in manifest["files"].items():
             if not _is_intact(folder / name, known, content=content):
-                return f"{name} is not what was made"
+                return f"the content of {name} has changed"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except DamagedError as error:
         return f"{MANIFEST}: {error}"
     except OSError as error:
-        return f"it cannot be read: {error}"
+        return f"cannot be read: {error}"
     return ""
 
 
@@ -274,7 +274,7 @@ def _from_cache(recipe: Recipe, kept: Path, placed: Path, say: Callable[[str], N
         try:
             _copy(kept, placed)
         except (FileNotFoundError, DamagedError):
-            problem = "it was removed meanwhile"
+            problem = "it was removed in the meantime"
         problem = problem or damage(placed, recipe)
         if not problem:
             return True

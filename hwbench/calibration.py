@@ -157,9 +157,7 @@ def _unfit(source: Path, feeds: CalibrationFeeds, ranges: Mapping[str, tuple[flo
         if not math.isfinite(largest):
             kept[name] = f"its calibrated range [{low:.4g}, {high:.4g}] is not finite"
         elif largest > _HUGE:
-            kept[name] = (
-                f"its calibrated range [{low:.4g}, {high:.4g}] is that of a mask, of which no int8 step is usable"
-            )
+            kept[name] = f"its calibrated range [{low:.4g}, {high:.4g}] is that of a mask, too wide for int8"
         elif largest > _WIDE:
             wide[name] = (low, high)
     return dict(sorted((kept | _collapsed(source, feeds, wide) | _infinite_weights(source)).items()))
@@ -169,7 +167,7 @@ def _infinite_weights(source: Path) -> dict[str, str]:
     """Stored floats that are not finite, such as a causal mask of −inf."""
     stored = ((tensor.name, tensor) for tensor in onnx.load(source).graph.initializer if tensor.data_type == 1)
     return {
-        name: "it holds numbers that are not finite"
+        name: "it contains values that are not finite"
         for name, tensor in stored
         if not np.isfinite(numpy_helper.to_array(tensor)).all()
     }
@@ -212,7 +210,7 @@ def _collapsed(source: Path, feeds: CalibrationFeeds, wide: Mapping[str, tuple[f
             step = (high - low) / _STEPS
             if rest.count >= _REST_MIN * rest.total and 0 < rest.deviation < _REST_STEPS * step:
                 found[name] = (
-                    f"an int8 step of its calibrated range [{low:.4g}, {high:.4g}] is {step:.3g}, in which "
+                    f"one int8 step of its calibrated range [{low:.4g}, {high:.4g}] is {step:.3g}, in which "
                     f"{rest.count / rest.total:.0%} of its values (standard deviation {rest.deviation:.3g}) would vanish"
                 )
     return found

@@ -123,9 +123,9 @@ def given_axes(
             raise UnknownNameError("input or output in batch_axis", name, ranks)
         if axis == "none":
             if name not in constant:
-                raise ModelError(f"{path}: batch_axis.{name}: an output has a batch; give the axis")
+                raise ModelError(f"{path}: batch_axis.{name}: an output needs a batch axis; give its number")
         elif axis >= ranks[name]:
             raise ModelError(
-                f"{path}: batch_axis.{name} is {axis}, and {name!r} has {ranks[name]} dimensions (counted from 0)"
+                f"{path}: batch_axis.{name} is {axis}, but {name!r} has {ranks[name]} dimensions; axes count from 0"
             )
     return {name: None if axis == "none" else axis for name, axis in given.items()}

@@ -43,7 +43,7 @@ def require_file(path: Path, error: type[InputError], noun: str = "", *, most: i
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise error(f"{path}: is {kind}, not a regular file; give a file that can be read more than once")
     if most is not None and found.st_size > most:
-        raise error(f"{path}: has {found.st_size:,} bytes, more than the {most:,} that hwbench reads of such a file")
+        raise error(f"{path}: has {found.st_size:,} bytes, more than the limit of {most:,}")
 
 
 def require_text(path: Path, error: type[InputError]) -> None:

@@ -116,11 +116,9 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
     try:
         total = size(proto.graph.node) if bodies else 0
     except RecursionError:
-        raise ModelError(f"{path}: its functions call each other too deeply; put them into the graph") from None
+        raise ModelError(f"{path}: its functions call each other too deeply; inline them") from None
     if total > _MAX_NODES:
-        raise ModelError(
-            f"{path}: {total:,} nodes once its functions are put into the graph; at most {_MAX_NODES:,} are read"
-        )
+        raise ModelError(f"{path}: {total:,} nodes with its functions inlined, more than the limit of {_MAX_NODES:,}")
 
 
 def check_inputs(shapes: Mapping[str, Sequence[int | None]], path: Path) -> None:
@@ -130,13 +128,13 @@ def check_inputs(shapes: Mapping[str, Sequence[int | None]], path: Path) -> None
         ModelError: There is no input, or a size is not positive, or beyond what any machine holds.
     """
     if not shapes:
-        raise ModelError(f"{path}: takes no input, and so gives the same output every time; nothing can be evaluated")
+        raise ModelError(f"{path}: has no input, so its output is constant and cannot be evaluated")
     for name, shape in shapes.items():
         for index, size in enumerate(shape):
             if size is not None and size <= 0:
                 raise ModelError(
-                    f"{path}: input {name!r} has size {size} in dimension {index}; export it with a positive size, or a name "
-                    "for a size that is free"
+                    f"{path}: input {name!r} has size {size} in dimension {index}; export it with a positive size, or a "
+                    "symbolic name for a dynamic one"
                 )
         if math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
             raise ModelError(f"{path}: input {name!r} has impossible dimensions {list(shape)[:8]}")

@@ -38,12 +38,16 @@ def describe_deaths(deaths: Sequence[Death]) -> str:
     """A remark on workers that died."""
     named = [
         f"{one.variant}: {', '.join(dict.fromkeys(one.reasons))}"
-        + (", each time, and not without the fault: DUE" if one.counts else "")
+        + (" each time, while the fault-free build ran: DUE" if one.counts else "")
         for one in deaths[:_NAMED]
     ]
     more = f"; and {len(deaths) - _NAMED} more, in run.json" if len(deaths) > _NAMED else ""
     count = sum(len(one.reasons) for one in deaths)
-    died = "1 worker died, and its work ran again" if count == 1 else f"{count} workers died, and their work ran again"
+    died = (
+        "1 worker died, and its work was repeated"
+        if count == 1
+        else f"{count} workers died, and their work was repeated"
+    )
     return f"{died} ({'; '.join(named)}{more})"
 
 

@@ -157,7 +157,7 @@ def prepare(spec: RunSpec) -> Iterator[Prepared]:
         if output.dtype not in STORABLE:
             raise ModelError(
                 f"{model.path}: output {output.name!r} is {output.dtype}, which cannot be evaluated; put a Cast to float32 "
-                "behind it, or name another output"
+                "after it, or name another output"
             )
         _check_pair(model, reference, output.name)
         own = spec.metric is not None and is_reference(spec.metric)

@@ -86,7 +86,7 @@ class TargetSpec(_Section):
 
     kind: Literal["local", "emulated", "remote"] = "local"
     resource: str | None = Field(
-        None, pattern=r"^\w[\w.-]*$", max_length=200, description="remote only: what the board's Dask worker offers"
+        None, pattern=r"^\w[\w.-]*$", max_length=200, description="remote only: the resource of the board's Dask worker"
     )
     arch: Literal["x86_64", "aarch64"] | None = Field(None, description="emulated only: the instruction set")
     cpu: str | None = Field(
@@ -135,7 +135,7 @@ class Accept(_Section):
     min_top1_agreement: float | None = None
     min_sqnr_db: float | None = None
     min_worst_slice_sqnr_db: float | None = Field(
-        None, description="of the output's part that differs most; 4 where it is not set and the data have no labels"
+        None, description="of the worst part of any output; default without labels: 4"
     )
     max_sqnr_loss_db: float | None = Field(None, description="on the worst of the portability study's targets")
     max_p50_ms: float | None = None
@@ -262,7 +262,7 @@ def _home() -> Any:
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if "\0" in name:
-        raise ProfileError(f"profile {name!r}: not a name or path that a profile can have")
+        raise ProfileError(f"profile {name!r}: not a valid profile name or path")
     place = os.path.realpath(name) if name.endswith(".toml") else name
     if place in seen:
         raise ProfileError(f"profile {name}: extend: it extends itself ({' -> '.join((*seen, place))})")

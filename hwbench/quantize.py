@@ -189,8 +189,8 @@ def _require_few_outputs(source: Path) -> None:
     outputs = len(read_proto(source).graph.output)
     if outputs > MAX_OUTPUTS:
         raise UnavailableError(
-            f"the model has {outputs} outputs, and static quantization, whose time grows with the square of their number, "
-            f"takes up to {MAX_OUTPUTS}",
+            f"the model has {outputs} outputs, more than the limit of {MAX_OUTPUTS} for static quantization, whose time grows "
+            "with the square of their number",
             "export the model with the outputs that are used",
         )
 

@@ -101,7 +101,7 @@ def chance_warning(prepared: Prepared, rows: Iterable[Row]) -> list[str]:
         return []
     return [
         f"The reference's top-1 accuracy, {top1.value:.3f} [{top1.ci_low:.3f}, {top1.ci_high:.3f}] on {top1.n} inputs, is "
-        f"not above chance ({1 / classes:.2g} for {classes} classes), so no figure of accuracy below means much. Check the "
+        f"not above chance ({1 / classes:.2g} for {classes} classes), so the accuracy figures below mean little. Check the "
         "order of the classes, the labels and the preprocessing."
     ]
 

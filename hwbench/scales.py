@@ -110,13 +110,15 @@ def _numbers(graph: _Scales) -> Iterator[Finding]:
     for node, scale in graph.each():
         where = node_name(node)
         if not np.isfinite(scale).all():
-            reason = "its scale is not a finite number, with which every value becomes 0, infinite or NaN"
+            reason = "its scale is not finite, so every value becomes 0, infinite or NaN"
             yield Finding("scale_not_finite", where, reason, f"quantize again: {_IN_FLOAT}")
         elif (scale == 0).any():
             share = f"{np.mean(scale == 0):.0%} of its scales are" if scale.size > 1 else "its scale is"
-            yield Finding("scale_zero", where, f"{share} zero, which takes every value to 0", "quantize again")
+            yield Finding("scale_zero", where, f"{share} zero, which makes every value 0", "quantize again")
         elif np.abs(scale).max() > _HUGE:
-            reason = f"its scale is {np.abs(scale).max():.3g}: in a step of a mask's range all other values vanish"
+            reason = (
+                f"its scale is {np.abs(scale).max():.3g}: one step of a mask's range, in which all other values vanish"
+            )
             yield Finding("scale_saturated", where, reason, f"quantize again: {_IN_FLOAT}")
 
 
@@ -124,14 +126,12 @@ def _exponents(graph: _Scales) -> Iterator[Finding]:
     for node in graph.nodes:
         step = graph.step_before(node.input[0]) if node.op_type in _EXPONENTIALS else None
         if step is not None and _COARSE <= step <= _HUGE:
-            reason = (
-                f"{node.op_type} is of numbers in steps of {step:.3g}, between which its result changes {_times(step)}"
-            )
+            reason = f"{node.op_type} reads numbers in steps of {step:.3g}; one step changes its result {_times(step)}"
             yield Finding("scale_saturated", node_name(node), reason, f"quantize again: {_IN_FLOAT}")
 
 
 def _times(step: float) -> str:
-    return f"{np.exp(step):.3g}-fold" if step < 100 else "all the way"
+    return f"{np.exp(step):.3g}-fold" if step < 100 else "completely"
 
 
 def _concats(graph: _Scales) -> Iterator[Finding]:
@@ -177,8 +177,8 @@ def _bounded(graph: _Scales) -> Iterator[Finding]:
             yield Finding(
                 "mixed_ranges",
                 node_name(node),
-                f"{node.op_type} gives numbers within {width:g} of each other, quantized in steps of {step:.3g}, a scale made "
-                f"for another range: {_levels(width / step)} of 256 levels remain",
+                f"{node.op_type} gives numbers in a range of {width:g}, quantized in steps of {step:.3g}, the scale of another "
+                f"range: {_levels(width / step)} of 256 levels remain",
                 _APART,
             )
 

@@ -285,9 +285,7 @@ class RunDirectory:
 def damaged(file: Path, reason: object) -> RunDirectoryError:
     """The error of a damaged file of a run: what is wrong, where, and what to do."""
     first = (str(reason).splitlines() or [""])[0]
-    return RunDirectoryError(
-        f"{file}: damaged: {first}; copy it again from where it is whole, or run again with --overwrite"
-    )
+    return RunDirectoryError(f"{file}: damaged: {first}; restore it from an intact copy, or run again with --overwrite")
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

@@ -33,9 +33,9 @@ def read_toml(path: Path, label: str, error: type[InputError]) -> dict[str, Any]
     except OSError as cause:
         raise error(f"{label}: cannot be read: {cause.strerror}") from None
     except ValueError:  # a NUL character in the path
-        raise error(f"{label!r}: not a path that a file can have") from None
+        raise error(f"{label!r}: not a valid path") from None
     if len(data) > _MAX_BYTES:
-        raise error(f"{label}: longer than {_MAX_BYTES >> 20} MiB, which no specification or profile needs")
+        raise error(f"{label}: longer than the limit of {_MAX_BYTES >> 20} MiB")
     return parse_toml(data, label, error)
 
 

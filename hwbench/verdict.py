@@ -191,7 +191,7 @@ def _without_labels(verdict: Verdict, table: Mapping[tuple[str, str, str], Row])
         return replace(verdict, outcome="pass", value=0.0, detail=equal)
     row = table.get(("fidelity", "top1_agreement", "{}"))
     if row is None or row.value is None or row.ci_low is None or row.ci_high is None:
-        advice = "min_worst_slice_sqnr_db and min_sqnr_db, with the study 'fidelity', judge a build without them"
+        advice = "min_worst_slice_sqnr_db and min_sqnr_db, with the study 'fidelity', judge a build without labels"
         return replace(verdict, detail=f"{NO_LABELS}; {advice}")
     low, high = 1 - row.ci_high, 1 - row.ci_low
     within = high <= verdict.limit

@@ -414,7 +414,7 @@ def test_damaged_external_data_are_noticed(recipe, here, tmp_path, monkeypatch):
     flip(tmp_path / "cache" / "builds" / wanted.key / "model.onnx.data")
     second = make_build(wanted, tmp_path / "b", here, tmp_path / "cache", say=said.append)
     assert len(here.jobs) == 2
-    assert "model.onnx.data is not what was made" in said[0]
+    assert "the content of model.onnx.data has changed" in said[0]
     assert second.manifest["sha256"] == first.manifest["sha256"]
 
 
@@ -430,14 +430,14 @@ def test_a_file_of_the_same_size_and_time_is_noticed(good, counted, tmp_path):
     os.utime(model, ns=(0, 0))
     assert file_sha256(model) != before
     make_build(recipe, tmp_path / "b", counted, tmp_path / "cache", say=said.append)
-    assert "model.onnx is not what was made" in said[0]
+    assert "the content of model.onnx has changed" in said[0]
 
 
 def test_a_damaged_build_of_the_users_is_not_replaced(good, counted, tmp_path):
     recipe = good[1]["fp32"]
     shutil.copytree(good[0] / recipe.key, tmp_path / "b")
     flip(tmp_path / "b" / "model.onnx")
-    with pytest.raises(RunDirectoryError, match=r"holds a damaged build: model\.onnx is not what was made"):
+    with pytest.raises(RunDirectoryError, match=r"holds a damaged build: the content of model\.onnx has changed"):
         make_build(recipe, tmp_path / "b", counted, good[0].parent)
 
 

@@ -139,7 +139,7 @@ def test_whatever_is_damaged_readers_say_so_or_read_the_same(whole, tmp_path):
             if isinstance(found, str):
                 refused += 1
                 assert name.split("/")[-1] in found
-                assert "copy it again" in found or "upgrade hwbench" in found
+                assert "restore it" in found or "upgrade hwbench" in found
                 assert content(copy) == before, name
             else:
                 assert_frame_equal(found[0], whole.table)

@@ -184,7 +184,7 @@ def test_shapes(tmp_path):
     )
     refuses(r"the model takes \[\?, 6\]", path, tmp_path, Input(shape=(None, None, 6)))
     assert read(path, tmp_path, Input(shape=(2, None, None, 3))).n == 4
-    refuses("the model states no shape for it", path, tmp_path, Input(shape=()))
+    refuses("the model gives no shape for it", path, tmp_path, Input(shape=()))
     refuses("the model takes bfloat16, which data files cannot hold", path, tmp_path, Input(dtype="bfloat16"))
 
 
@@ -399,8 +399,11 @@ def test_a_class_map_gives_folders_their_numbers(tmp_path, pictures, classes, la
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ({"ant": 0, "bee": 1}, "folder 'cat' is no class in data.classes; add it"),
-        (("labels.txt", "ant\nbee\ncat\ncat"), "folder 'cat' is the name of classes 2, 3 in .*; give the number"),
+        ({"ant": 0, "bee": 1}, "folder 'cat' is not a class in data.classes; add it"),
+        (
+            ("labels.txt", "ant\nbee\ncat\ncat"),
+            "folder 'cat' is the name of several classes \\(2, 3\\) in .*; give the number",
+        ),
         (("labels.json", "[1, 2]"), "must hold a list of names"),
         (("labels.json", "[" * 100_000), "is not JSON"),
         (("absent", None), "no such labels file"),
@@ -453,7 +456,7 @@ def test_image_folders_that_do_not_work(tmp_path, pictures):
     odd.write_bytes((root / "ant" / "0.png").read_bytes()[:60])
     refuses("9.png: not a readable image", str(root), tmp_path)
     image.fromarray(np.full((6, 4), 40000, np.uint16)).save(odd)
-    refuses("9.png: more than 8 bits a channel", str(root), tmp_path)
+    refuses("9.png: more than 8 bits per channel", str(root), tmp_path)
     odd.rename(root / "ant" / "notes.txt")
     refuses("notes.txt: not an image", str(root), tmp_path)
     refuses("labels are its folders", str(root), tmp_path, label="y")

@@ -49,5 +49,5 @@ def test_pipes_behind_the_standard_input(tmp_path):
 def test_files_too_large_for_what_they_are(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     require_file(tmp_path / "a", DataError, most=5)
-    with pytest.raises(DataError, match="a: has 5 bytes, more than the 4 that hwbench reads of such a file"):
+    with pytest.raises(DataError, match="a: has 5 bytes, more than the limit of 4"):
         require_file(tmp_path / "a", DataError, most=4)

@@ -318,7 +318,7 @@ def test_the_graph_tells_on_which_axis_its_batch_is(tmp_path):
     fixed = models.saved(models.carried_state(batch=3), tmp_path / "fixed.onnx")
     assert Model.open(fixed).batch_axes == {"rate": None}
     assert Model.open(fixed, {"state": 1}).batch == 3
-    for axes, message in (({"state": 3}, "has 3 dimensions"), ({"next": "none"}, "an output has a batch")):
+    for axes, message in (({"state": 3}, "has 3 dimensions"), ({"next": "none"}, "an output needs a batch axis")):
         with pytest.raises(ModelError, match=message):
             Model.open(fixed, axes)
 

@@ -529,7 +529,7 @@ def test_the_value_of_an_input_without_a_batch_may_be_in_the_specification(tmp_p
         ({"constants": {"rate": [8000]}}, r"shape \[1\], the model takes \[\]"),
         ({"constants": {"rate": 0.5}}, "float64, the model takes int64"),
         ({"constants": {"rte": 8000}}, "unknown input in data.constants 'rte'. Did you mean 'rate'"),
-        ({"constants": {"rate": 8000, "state": 0}}, "the input has a batch axis"),
+        ({"constants": {"rate": 8000, "state": 0}}, "the model's input has a batch axis"),
     ):
         with pytest.raises((DataError, UnknownNameError), match=message):
             hwbench.run(model, data=source | changes, profiles=["cpu-fp32"], out=tmp_path / "refused")
@@ -537,7 +537,7 @@ def test_the_value_of_an_input_without_a_batch_may_be_in_the_specification(tmp_p
         hwbench.run(model, data=source, batch_axis={"stat": 1}, profiles=["cpu-fp32"], out=tmp_path / "refused")
     with np.load(data) as arrays:
         np.savez(tmp_path / "rates.npz", **{**arrays, "rate": np.array([8000] * 20 + [16000] * 4)})
-    with pytest.raises(DataError, match=r"row 20 .*another value than row 0"):
+    with pytest.raises(DataError, match=r"row 20 .*differs from row 0"):
         hwbench.run(model, data=tmp_path / "rates.npz", profiles=["cpu-fp32"], out=tmp_path / "refused")
 
 

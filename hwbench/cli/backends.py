@@ -1,4 +1,4 @@
-"""``hwbench backends``: what of each backend works on this machine."""
+"""``hwbench backends``: the backends that are usable on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hwbench.cli.options import Json
 
 
 def command(as_json: Json = False) -> None:
-    """List the backends, what of them works here, and what would help where something does not."""
+    """List the backends, those usable here, and the remedy for the others."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -19,7 +19,7 @@ def command(as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table("backend", "here", "devices", "versions", "what is missing, and what would help")
+    table = Table("backend", "here", "devices", "versions", "missing, and the remedy")
     for name, one in found.items():
         versions = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
         missing = [f"{one['reason']}\n  {one['hint']}"] if not one["available"] else []

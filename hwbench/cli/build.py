@@ -28,7 +28,7 @@ def command(
     trust_profile: TrustProfile = False,
     as_json: Json = False,
 ) -> None:
-    """Make the deployed ONNX of one profile, with a manifest of what was asked and what came out."""
+    """Make the deployed ONNX of one profile, with a manifest of the request and the result."""
     from hwbench.api import build_model
 
     made = build_model(

@@ -44,7 +44,7 @@ _ADVICE = {
     errno.ENXIO: "name a regular file",
     errno.ENODEV: "name a regular file",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "close other programs: the system has no file left to open",
+    errno.ENFILE: "close other programs: the system has reached its limit on open files",
     errno.EAGAIN: "raise the limit on processes (ulimit -u)",
     errno.ETXTBSY: "wait until the program that uses it ends",
     errno.ESTALE: "mount the file system again",
@@ -94,7 +94,7 @@ def _internal(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"this process ran out of memory{_place(error)}. Use less data or a smaller batch, or report it"
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return f"unexpected {summary}{_place(error)}. This is a bug of hwbench"
+    return f"unexpected {summary}{_place(error)}. This is a bug in hwbench"
 
 
 def _place(error: BaseException) -> str:

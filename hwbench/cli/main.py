@@ -45,9 +45,7 @@ def _options(
     ] = False,
 ) -> None:
     if sys.flags.optimize > 1:
-        raise InputError(
-            "python -OO removes docstrings, without which altair draws no chart; use python -O or no option"
-        )
+        raise InputError("python -OO removes docstrings, which altair needs for charts; use python -O or no option")
     if debug:
         os.environ["HWBENCH_DEBUG"] = "1"
 

@@ -16,7 +16,7 @@ Require = Annotated[
     list[str] | None, typer.Option("--require", help="Exit with 3 unless this profile is available; may be repeated.")
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Unavailable profiles (exit 3) and inconclusive verdicts (exit 4) count.")
+    bool, typer.Option("--strict", help="Exit with 3 for unavailable profiles, with 4 for inconclusive verdicts.")
 ]
 Scheduler = Annotated[
     str | None,
@@ -39,7 +39,7 @@ TrustProfile = Annotated[
     bool,
     typer.Option(
         "--trust-profile",
-        help="Let profiles set runtime options that may write files and load code; recorded in run.json.",
+        help="Let profiles set runtime options that may write files and load code; a run's workers are then not sandboxed.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -50,14 +50,14 @@ BatchAxis = Annotated[
     typer.Option(
         "--batch-axis",
         metavar="NAME=AXIS",
-        help="Axis of an input's or output's batch, or none for an input that is the same for all samples, where it is not "
-        "0; may be repeated.",
+        help="Batch axis of an input or output if it is not 0, or none for an input that is the same for all samples; may be "
+        "repeated.",
     ),
 ]
 
 
 def batch_axes(given: list[str] | None) -> dict[str, int | Literal["none"]] | None:
-    """What --batch-axis says; None where it was not given."""
+    """Return the axes that --batch-axis sets; None if it is not given."""
     if not given:
         return None
     axes: dict[str, int | Literal["none"]] = {}

@@ -17,7 +17,7 @@ def command(
     trust_profile: TrustProfile = False,
     as_json: Json = False,
 ) -> None:
-    """List the shipped profiles, explain one with every setting it ends up with, or print the JSON Schema."""
+    """List the shipped profiles, show one with all its settings, or print the JSON Schema."""
     from rich.markup import escape
     from rich.table import Table
 

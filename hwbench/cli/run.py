@@ -80,7 +80,7 @@ def command(
     from hwbench.spec import load_spec, make_spec
 
     if classes is not None and data is None:
-        raise InputError("--classes goes with --data; in a specification, set data.classes")
+        raise InputError("--classes needs --data; in a specification, set data.classes")
     given = {
         "data": None if data is None else {"source": data, **({} if classes is None else {"classes": classes})},
         "profiles": listed(profiles),

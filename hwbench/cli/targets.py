@@ -26,7 +26,7 @@ def targets(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command("serve")
 def serve_command(
-    resource: Annotated[str, typer.Option(help="What profiles name as target.resource.")],
+    resource: Annotated[str, typer.Option(help="Name by which profiles select this board (target.resource).")],
     scheduler: Annotated[str, typer.Option(help="The Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.")],
     tls: Tls = None,
 ) -> None:
@@ -46,7 +46,7 @@ def install(
         str, typer.Option("--mirror", help="Address of a Debian mirror; default: this machine's apt sources.")
     ] = "",
 ) -> None:
-    """Install the system root in which Python of another instruction set runs; goes on where it was cut off."""
+    """Install the system root for Python of another instruction set; an interrupted installation continues."""
     from hwbench.targets import sysroot
 
     sysroot.install(arch, lambda text: console().print(text, highlight=False), mirror=mirror)

@@ -35,11 +35,13 @@ def class_numbers(folders: Sequence[str], classes: Mapping[str, int] | str, orig
     for folder in folders:
         numbers = sorted(found.get(folder, ()))
         if not numbers:
-            raise DataError(f"{origin}: folder {folder!r} is no class in {where}; add it, or move the folder elsewhere")
+            raise DataError(
+                f"{origin}: folder {folder!r} is not a class in {where}; add it, or move the folder elsewhere"
+            )
         if len(numbers) > 1:
             raise DataError(
-                f"{origin}: folder {folder!r} is the name of classes {', '.join(map(str, numbers))} in {where}; give the "
-                f"number: classes = {{ {folder!r} = NUMBER }}"
+                f"{origin}: folder {folder!r} is the name of several classes ({', '.join(map(str, numbers))}) in {where}; "
+                f"give the number: classes = {{ {folder!r} = NUMBER }}"
             )
     return [min(found[folder]) for folder in folders]
 

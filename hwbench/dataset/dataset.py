@@ -111,12 +111,12 @@ class Dataset:
             return
         if self.counted not in (None, n_classes):
             raise DataError(
-                f"{self.source}: {self.counted} class folders, but the model's output has {n_classes} classes; state which "
-                "class each folder is: data.classes = { FOLDER = NUMBER }, or a labels file (--classes FILE)"
+                f"{self.source}: {self.counted} class folders, but the model's output has {n_classes} classes; map "
+                "folders to classes: data.classes = { FOLDER = NUMBER }, or a labels file (--classes FILE)"
             )
         if np.dtype(self.labels.dtype).kind not in "iu" or len(self.labels.shape) != 1:
             raise DataError(
-                f"{self.source}: labels are {self.labels.dtype} {list(self.labels.shape)}, not one class number a row"
+                f"{self.source}: labels are {self.labels.dtype} {list(self.labels.shape)}, not one class number per row"
             )
         first, count = "", 0
         for start, labels in self._label_blocks():

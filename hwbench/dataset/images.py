@@ -145,8 +145,8 @@ class ImageFolderSource(Source):
             height, width = wanted
         if width * max(height, picture.height) > RESIZED_PIXELS:
             raise DataError(
-                f"{path}: to resize {picture.height} × {picture.width} pixels to {height} × {width} takes more than the "
-                f"{RESIZED_PIXELS / 1e6:.0f} million pixels that hwbench holds at a time; set a smaller preprocess.resize"
+                f"{path}: to resize {picture.height} × {picture.width} pixels to {height} × {width} exceeds the limit of "
+                f"{RESIZED_PIXELS / 1e6:.0f} million pixels; set a smaller preprocess.resize"
             )
         return picture.resize((width, height), Image.Resampling.BILINEAR)
 
@@ -175,11 +175,11 @@ def _require_plain(opened: Image.Image, path: Path) -> None:
     limit = DECODE_BYTES // costs
     if opened.width * opened.height > limit:
         raise DataError(
-            f"{path}: {opened.height} × {opened.width} pixels, more than the {limit / 1e6:.0f} million that hwbench decodes "
-            f"of a {opened.format} file; store it smaller"
+            f"{path}: {opened.height} × {opened.width} pixels, more than the limit of {limit / 1e6:.0f} million for "
+            f"{opened.format} files; store a smaller image"
         )
     if opened.mode.startswith(("I", "F")):
-        raise DataError(f"{path}: more than 8 bits a channel ({opened.mode}); convert it to 8 bits")
+        raise DataError(f"{path}: more than 8 bits per channel ({opened.mode}); convert it to 8 bits")
     if getattr(opened, "is_animated", False) and opened.format != "MPO":  # cameras add previews of their own
         raise DataError(f"{path}: holds several images; store each in a file of its own")
 

@@ -107,7 +107,7 @@ class _InputSink:
             )
         if not spec.shape:
             raise DataError(
-                f"{self._where}: the model states no shape for it; export the model with its inputs' shapes"
+                f"{self._where}: the model gives no shape for it; export the model with the shapes of its inputs"
             )
         self._cast = _Cast(np.dtype(spec.dtype), source.loose, source.scaled)
         stated = source.sample(column) if column is not None else None
@@ -135,8 +135,8 @@ class _InputSink:
         different = np.flatnonzero((values != self._first).reshape(len(values), -1).any(axis=1))
         if len(different):
             raise DataError(
-                f"{self._where}: {row(start + int(different[0]))}: another value than {row(0)}, but the input has no batch "
-                "axis and is the same for all samples; evaluate each value in a run of its own, or set batch_axis"
+                f"{self._where}: {row(start + int(different[0]))}: differs from {row(0)}, but an input without a batch "
+                "axis is the same for all samples; evaluate each value in a run of its own, or set batch_axis"
             )
 
     def close(self) -> NpyFile:
@@ -192,7 +192,7 @@ def _constant(spec: TensorLike, source: Source, constant: Collection[str]) -> Ar
     where = f"{source.origin}: data.constants.{spec.name}"
     if spec.name not in constant:
         raise DataError(
-            f'{where}: the input has a batch axis; set batch_axis = {{ {spec.name!r} = "none" }} if it has none'
+            f'{where}: the model\'s input has a batch axis; if it is none, set batch_axis = {{ {spec.name!r} = "none" }}'
         )
     try:
         value = np.array(source.spec.constants[spec.name])

@@ -56,10 +56,10 @@ class NpzSource(Source):
             names = [info.filename.removesuffix(".npy") for info in infos]
             if len(names) > MAX_ARRAYS:
                 raise DataError(
-                    f"{self._path}: holds {len(names)} arrays, more than {MAX_ARRAYS}; keep those that are fed"
+                    f"{self._path}: holds {len(names)} arrays, more than {MAX_ARRAYS}; keep those that the model takes"
                 )
             if len(set(names)) < len(names):
-                raise DataError(f"{self._path}: two arrays have one name; write the file again with numpy.savez")
+                raise DataError(f"{self._path}: two arrays have the same name; write the file again with numpy.savez")
             return {name: self._header(archive, info, name) for name, info in zip(names, infos, strict=True)}
 
     @contextmanager
@@ -92,7 +92,7 @@ class NpzSource(Source):
                 f"{self._path}: array {name!r} holds {str(dtype)[:200]}, not numbers; save it as a numeric array"
             )
         if 0 in shape[1:]:
-            raise DataError(f"{self._path}: array {name!r} has shape {list(shape)}, so that its samples hold no number")
+            raise DataError(f"{self._path}: array {name!r} has shape {list(shape)}, whose samples are empty")
         if info.file_size != header.offset + math.prod(shape) * dtype.itemsize:
             raise DataError(
                 f"{self._path}: array {name!r} is truncated or damaged: its header states shape {list(shape)} of "
@@ -113,7 +113,7 @@ class NpzSource(Source):
         wanted = list(dict.fromkeys([*names, *([self._label_name] if self._label_name else [])]))
         lengths = {name: self._headers[name].shape[0] for name in wanted if self._headers[name].shape}
         if not lengths:
-            raise DataError(f"{self._path}: array {wanted[0]!r} is a single number, not one row a sample")
+            raise DataError(f"{self._path}: array {wanted[0]!r} is a single number, not one row per sample")
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"{self._path}: arrays differ in length ({counts})")

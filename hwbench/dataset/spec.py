@@ -93,11 +93,12 @@ class DataSpec(BaseModel):
     )
     classes: dict[str, Annotated[int, Field(ge=0)]] | str | None = Field(
         None,
-        description="image folder to the class's number, or a labels file (a name per line, or JSON); default: the folders in "
-        "alphabetical order are all the classes",
+        description="class number of each image folder, or a labels file (a name per line, or JSON); default: all "
+        "classes are the folders in alphabetical order",
     )
     constants: dict[str, Any] = Field(
-        default_factory=dict, description="model input that is the same for all samples to its value (number or list)"
+        default_factory=dict,
+        description="values of the model inputs that are the same for all samples (number or list)",
     )
 
 

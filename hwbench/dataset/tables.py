@@ -158,7 +158,7 @@ class CsvSource(TableSource):
             raise DataError(f"{self._path}: its header is longer than {RECORD_BYTES // MIB} MiB; this is not a table")
         if header.count(b'"') % 2:
             raise DataError(
-                f"{self._path}: a quote in the header line is not closed; a column's name has no line break"
+                f"{self._path}: a quote in the header line is not closed; names of columns cannot have line breaks"
             )
         if header.count(b",") > 2 * MAX_COLUMNS:  # before anything is made of them
             raise DataError(f"{self._path}: {_too_many(header.count(b',') + 1)}")
@@ -192,7 +192,7 @@ class CsvSource(TableSource):
             if not line or len(rest) >= RECORD_BYTES:
                 problem = "a quote is not closed" if quotes % 2 else f"a line is longer than {RECORD_BYTES // MIB} MiB"
                 raise DataError(
-                    f"{self._path}: before byte {file.tell()}: {problem}; correct it, and write quotes within quotes twice"
+                    f"{self._path}: before byte {file.tell()}: {problem}; correct it, and double quotes within quotes"
                 )
         return bytes(rest)
 
@@ -276,8 +276,8 @@ class ParquetSource(TableSource):
             raise DataError(f"{self._path}: damaged ({error}); write it again") from error
         if largest > COLUMN_BYTES:
             raise DataError(
-                f"{self._path}: a column of a row group has {largest // MIB} MiB, more than the {COLUMN_BYTES // MIB} that "
-                "hwbench holds; write it with smaller row groups (row_group_size)"
+                f"{self._path}: a column of a row group has {largest // MIB} MiB, more than the limit of "
+                "{COLUMN_BYTES // MIB}; write it with smaller row groups (row_group_size)"
             )
 
     def _scan(self) -> pl.LazyFrame:
@@ -285,4 +285,4 @@ class ParquetSource(TableSource):
 
 
 def _too_many(columns: int) -> str:
-    return f"{columns} columns, more than the {MAX_COLUMNS} that hwbench reads of a table; save wide data as .npz"
+    return f"{columns} columns, more than the limit of {MAX_COLUMNS}; save wide data as .npz"

@@ -151,5 +151,5 @@ def _check_in_build(
 def _number(text: str | None, what: str) -> int:
     """A whole number."""
     if text is None or not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS or int(text) >= 2**64:
-        raise InputError(f"{what} {str(text)[:40]} is not a whole number from 0 on")
+        raise InputError(f"{what} {str(text)[:40]} is not a whole number of at least 0")
     return int(text)

@@ -24,7 +24,7 @@ class TooManyTrialsError(ValueError):
 
     def __init__(self, trials: int) -> None:
         self.trials = trials
-        super().__init__(f"this takes {trials:,} trials, more than the {TRIALS:,} of a campaign")
+        super().__init__(f"{trials:,} trials are needed, more than the limit of {TRIALS:,} per campaign")
 
 
 class Results:

@@ -85,10 +85,8 @@ def _deaths(view: View) -> list[tuple[str, str]]:
         return []
     jobs = [f"{death.get('profile')}: {death.get('study')}, {death.get('job')}" for death in deaths]
     counts = ", ".join(f"{job} ({jobs.count(job)})" for job in dict.fromkeys(jobs))
-    text = (
-        "Workers died, and their work ran again, alone. A death counts as an outcome only if it recurs and spares the "
-    )
-    return [("Workers that died", f"{text}fault-free build. {counts}. Reasons are in run.json.")]
+    text = "Workers died, and their work ran again, alone. A death counts as an outcome only if it recurs and the fault-free "
+    return [("Workers that died", f"{text}build then runs. {counts}. Reasons are in run.json.")]
 
 
 def _budget(view: View) -> list[tuple[str, str]]:

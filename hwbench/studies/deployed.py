@@ -58,8 +58,8 @@ class Deployed:
         """
         if len(files := sorted(file.name for file in self.path.parent.glob(f"{self.path.name}*"))) > 1:
             raise InputError(
-                f"this build is {len(files)} files ({', '.join(files)}) and faults in the artefact are those of one; "
-                "its stored numbers need no --places"
+                f"this build is {len(files)} files ({', '.join(files)}) and faults in the artefact need a single file; "
+                "leave out --places to draw faults in its stored numbers"
             )
         return FaultSpace.of_file(names.ARTEFACT, self.path.stat().st_size)
 

@@ -277,7 +277,7 @@ def _limits(case: Case, settings: FaultsSettings, results: Mapping[str, JobResul
     for result in results.values():
         ended.update(result.data.get("ended", {}))
     repeated = sum(result.data.get("repeated", 0) for result in results.values())
-    again = f"; {repeated} processes died although another one of their trial did not" if repeated else ""
+    again = f"; {repeated} processes died, but a repetition of their trial did not" if repeated else ""
     for end, count in sorted(ended.items()):
         yield Row(
             "faults",

@@ -98,7 +98,7 @@ class NoiseStudy(Study):
             why = "no input of this model is a floating-point tensor; noise on inputs needs one"
             rows.append(self.missing("unavailable", why))
         if settings.weight_sigmas and not _has_weights(case):
-            rows.append(self.missing("unavailable", "this build stores no weights; noise on weights needs some"))
+            rows.append(self.missing("unavailable", "this build stores no weights, so weight noise has no effect"))
         for sampling in samplings:
             if not sampling.restored(results):
                 why = "the golden output was not the same, bit for bit, after the noise was undone"

@@ -85,7 +85,7 @@ def slice_rows(case: Case, results: Mapping[str, JobResult], most: int) -> Itera
     for output in found:
         yield from output.rows()
     if left_out:
-        why = f"not compared, without one row an input or beyond {most} outputs: {', '.join(left_out[:20])}"
+        why = f"not compared, as they lack one row per input or exceed {most} outputs: {', '.join(left_out[:20])}"
         yield Row(STUDY, SLICE, condition(output="*"), status="unavailable", detail=why)
 
 
@@ -113,7 +113,7 @@ class _Output:
         at = condition(output=self.name)
         if self.agreement is not None:
             figure = stats.mean_interval(self.agreement, LEVEL, self.seed)
-            yield row(STUDY, "value_agreement", figure, "ratio", at, "share of the integers that are the reference's")
+            yield row(STUDY, "value_agreement", figure, "ratio", at, "share of the integers that equal the reference's")
         elif self.layout is None:
             yield Row(STUDY, SLICE, at, status="unavailable", detail=self.reason)
         for group in self.groups:
@@ -130,18 +130,18 @@ class _Output:
         parts = [f"reference {errors.group.low:.4g} to {errors.group.high:.4g}"]
         if errors.constant and self.layout is not None:
             where = "the output" if self.layout.axis is None else f"of axis {self.layout.axis}: {span(errors.constant)}"
-            parts.append(f"constant in the build alone, {where}")
+            parts.append(f"constant in the build only, {where}")
         if errors.broken:
-            parts.append(f"{errors.broken} values are not finite in the build alone")
+            parts.append(f"{errors.broken} values are not finite in the build only")
         if errors.group.quiet:
-            parts.append("not judged: probabilities that 8 bits hold next to none of")
+            parts.append("not judged: probabilities too small for 8 bits")
         return "; ".join(parts)
 
     def _group_rows(self, errors: GroupErrors) -> Iterator[Row]:
         where, n = self.where(errors.group.slices), len(errors.signal)
         at = condition(**where)
         if math.isnan(errors.sqnr_db):
-            why = "the reference is constant on these inputs: judged by its absolute error alone"
+            why = "the reference is constant on these inputs: only its absolute error is judged"
             yield Row(STUDY, SLICE, at, status="unavailable", detail=why)
         else:
             figure = ratio(errors.signal, errors.noise, self.seed)
@@ -188,7 +188,7 @@ def _worst(found: Sequence[_Output], unordered: str) -> Row:
     """The row that the rule on the worst slice judges."""
     judged = [(output, group) for output in found for group in output.groups if group.judged]
     if unordered or not judged:
-        why = unordered or "no output varies in the reference, in numbers that 8 bits could show"
+        why = unordered or "no output of the reference varies by more than 8 bits can resolve"
         return Row(STUDY, WORST, status="unavailable", detail=why)
     figures = [ratio(group.signal, group.noise, output.seed, len(judged)) for output, group in judged]
     place = min(range(len(judged)), key=lambda index: figures[index].value)
@@ -249,7 +249,7 @@ def span(slices: Sequence[int]) -> str:
 
 
 def _many(count: int) -> str:
-    return f"{MANY} or more; not counted on" if count >= MANY else ""
+    return f"{MANY} or more; counting stopped there" if count >= MANY else ""
 
 
 def _sorted_rows(case: Case) -> str:
@@ -262,7 +262,7 @@ def _sorted_rows(case: Case) -> str:
         if node is None or id(node) in seen or node.op_type in _COMPUTING:
             continue
         if node.op_type in _SORTING:
-            return f"{node.op_type} sorts the output's rows by score, and a rounding exchanges them"
+            return f"{node.op_type} sorts the output's rows by score, and rounding exchanges them"
         seen.add(id(node))
         waiting.extend(node.input)
     return ""

@@ -113,7 +113,7 @@ class VariantRuns:
             if name in self._finished:
                 return
             if ending.stopped:
-                self._fail(name, deaths, "the time was over before it could run again")
+                self._fail(name, deaths, "the time ended before its rerun")
                 return
             if not ending.died:
                 self._failed |= _failures(ending, [name], name, advanced=False)
@@ -132,12 +132,12 @@ class VariantRuns:
         control = CONTROL + name
         ending = self._run([control])
         if ending.stopped:
-            return "the time was over before the fault-free build could run for comparison"
+            return "the time ended before the fault-free build could run for comparison"
         if control not in self._finished:
-            return f"without the fault too: {ending.reason}; {_ADVICE.get(ending.status, _ADVICE['crash'])}"
+            return f"the fault-free build failed too: {ending.reason}; {_ADVICE.get(ending.status, _ADVICE['crash'])}"
         limit, silence = self._job.limits.timeout_s, Progress.read(self._folder).silence[control]
         if deaths[-1].status == "timeout" and silence > _WELL_WITHIN * limit:
-            return f"without the fault it took {silence:.3g} s; {_ADVICE['timeout']}"
+            return f"the fault-free build took {silence:.3g} s; {_ADVICE['timeout']}"
         return ""
 
     def _outside(self, ending: Ending, lost: Sequence[str], *, advanced: bool) -> None:
@@ -154,8 +154,8 @@ class VariantRuns:
 
 # What to do about a death that is not an outcome.
 _ADVICE: Mapping[str, str] = {
-    "crash": "if it is not the runtime's own defect, look for what ends processes here; then run again",
-    "error": "look for what ends processes here, then run again",
+    "crash": "unless the runtime itself crashes, find what ends processes on this machine, then run again",
+    "error": "find what ends processes on this machine, then run again",
     "oom": "free memory, then run again",
     "timeout": "run again with a higher --timeout",
 }
@@ -194,7 +194,7 @@ def _failures(
         advanced: Whether it finished any.
     """
     if ending.status == "ok":
-        return dict.fromkeys(lost, ("error", "the task ended without it"))
+        return dict.fromkeys(lost, ("error", "the task ended without finishing it"))
     failure = (ending.status, ending.detail)
     if ending.status != "unavailable" and current is not None and current in lost:
         return {current: failure}

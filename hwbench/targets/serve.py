@@ -21,7 +21,7 @@ def serve(resource: str, scheduler: str, tls: str = "") -> None:
     enforces each job's own cap. The worker listens on the interface from which the scheduler is reached, and on no other.
 
     Args:
-        resource: What profiles name as ``target.resource``.
+        resource: Name by which profiles select this board (``target.resource``).
         scheduler: The scheduler's address, ``tcp://`` or ``tls://``.
         tls: Folder of the certificates for ``tls://``; empty for Dask's own configuration.
 

@@ -121,11 +121,11 @@ def check_transport(scheduler: str, tls: str) -> tuple[Address, TlsFiles | None]
     """
     address = Address.parse(scheduler)
     if tls and address.scheme != "tls":
-        raise InputError(f"certificates in {tls}, but {scheduler} is plain text; its address must begin with tls://")
+        raise InputError(f"certificates in {tls}, but {scheduler} is not encrypted; its address must begin with tls://")
     if address.scheme == "tcp" and not address.is_loopback:
         logger.warning(
-            "%s is plain text and asks nobody who they are: whoever reaches this port can run code on every worker; "
-            "on a network that others use, take tls:// and --tls FOLDER (README, Several machines)",
+            "%s neither encrypts nor authenticates: whoever reaches this port can run code on every worker; "
+            "on a shared network, use tls:// and --tls FOLDER (README, Several machines)",
             scheduler,
         )
     return address, TlsFiles.of(Path(tls)) if tls else None

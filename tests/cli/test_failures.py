@@ -95,7 +95,7 @@ def test_an_unexpected_error_is_one_sentence_with_a_report(hw, state, monkeypatc
     ended = hw("profiles")
     assert ended.code == 70
     assert re.fullmatch(
-        r"error: unexpected ZeroDivisionError: of \\x1b\[2J ours \(\w+\.py:\d+\)\. This is a bug of hwbench; "
+        r"error: unexpected ZeroDivisionError: of \\x1b\[2J ours \(\w+\.py:\d+\)\. This is a bug in hwbench; "
         r"details in \S+/state/hwbench/hwbench-error-\S+\.txt\n",
         ended.err,
     )

@@ -77,7 +77,7 @@ def test_data_that_no_memory_holds(model, tmp_path):
     data = {
         zeros(tmp_path / "rows.npz", (24, 33_000_000)): "a sample has shape [33000000]",
         zeros(tmp_path / "fortran.npz", (24, 33_000_000), order="F"): "a sample has shape [33000000]",
-        folder(tmp_path / "large", ("a.png", image.new("L", (13_000, 13_000)))): "million that hwbench decodes",
+        folder(tmp_path / "large", ("a.png", image.new("L", (13_000, 13_000)))): "million for PNG files",
         many: "not a readable image",
         sparse(tmp_path / "line.csv", b""): "its header is longer than",
         sparse(tmp_path / "cell.csv", header): "a line is longer than",

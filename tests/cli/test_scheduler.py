@@ -165,7 +165,7 @@ def beyond_this_machine():
 
 @pytest.mark.slow
 def test_plain_text_beyond_this_machine_is_a_warning(process, model, data, tmp_path, beyond_this_machine):
-    said = f"{beyond_this_machine} is plain text and asks nobody who they are: whoever reaches this port can run code"
+    said = f"{beyond_this_machine} neither encrypts nor authenticates: whoever reaches this port can run code"
     ended = process(
         "run", model, "--data", data, "--profiles", "cpu-fp32", "--scheduler", beyond_this_machine, "--quiet"
     )
@@ -190,7 +190,7 @@ def test_certificates_need_an_address_with_tls(hw, model, data, tmp_path):
     )
     ended = hw("run", model, "--data", data, *options, "--quiet")
     assert ended.code == 2
-    assert "tcp://127.0.0.1:1 is plain text; its address must begin with tls://" in ended.err
+    assert "tcp://127.0.0.1:1 is not encrypted; its address must begin with tls://" in ended.err
     ended = hw("targets", "serve", "--resource", "a", "--scheduler", "tls://127.0.0.1:1", "--tls", tmp_path)
     assert ended.code == 2
     assert f"{tmp_path / 'ca.pem'}: missing; TLS needs ca.pem, cert.pem and key.pem in one folder" in ended.err

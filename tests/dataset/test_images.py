@@ -47,7 +47,7 @@ def png(width, height, content=b""):
 @pytest.mark.parametrize("size", [(13_000, 13_000), (2**31 - 1, 2**31 - 1), (38_000_000, 1)])
 def test_sizes_are_compared_before_anything_is_decoded(folder, size):
     (folder / "a.png").write_bytes(png(*size))
-    refuses(folder, "a.png: .*(million that hwbench decodes of a PNG file; store it smaller|not a readable image)")
+    refuses(folder, "a.png: .*(million for PNG files; store a smaller image|not a readable image)")
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("TIFF", "tif"), ("WEBP", "webp"), ("PNG", "png")])
@@ -55,7 +55,7 @@ def test_the_limit_depends_on_the_memory_that_a_format_takes(folder, monkeypatch
     picture(100, 90).save(folder / f"a.{ending}", kind)
     assert batches(folder)[0][0]["x"].shape == (1, 3, 90, 100)
     monkeypatch.setattr(images, "DECODE_BYTES", 9000 * 9 - 1)
-    refuses(folder, f"a.{ending}: 90 × 100 pixels, more than the 0 million that hwbench decodes of a {kind}")
+    refuses(folder, f"a.{ending}: 90 × 100 pixels, more than the limit of 0 million for {kind}")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "ppm", "tif", "webp"])
@@ -88,7 +88,7 @@ def test_files_of_several_images(folder, kind, ending):
 )
 def test_resizes_that_take_too_much_memory(folder, size, resize):
     picture(*size).save(folder / "a.png")
-    refuses(folder, "a.png: to resize .* takes more than .*; set a smaller preprocess.resize", resize=resize)
+    refuses(folder, "a.png: to resize .* exceeds the limit of .*; set a smaller preprocess.resize", resize=resize)
 
 
 def test_entries_that_are_not_files(folder):

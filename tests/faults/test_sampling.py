@@ -446,7 +446,7 @@ def test_results_refuse_impossible_trials(columns, message):
     ],
 )
 def test_campaigns_beyond_any_memory_are_refused_before_a_fault_is_drawn(sampler):
-    with pytest.raises(TooManyTrialsError, match=r"this takes [\d,]{9,} trials, more than the 5,000,000"):
+    with pytest.raises(TooManyTrialsError, match=r"[\d,]{9,} trials are needed, more than the limit of 5,000,000"):
         sampler([(("a", bit), 10**11) for bit in range(8)]).next(Results.none())
 
 

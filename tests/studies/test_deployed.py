@@ -51,7 +51,7 @@ def test_without_a_stored_number_every_fault_study_is_unavailable(tmp_path):
         study: (["unavailable"], ["no stored numbers to flip"]) for study in STUDIES[:-1]
     }
     noise = made.table.filter((pl.col("study") == "noise") & (pl.col("status") != "ok"))
-    assert noise["detail"].to_list() == ["this build stores no weights; noise on weights needs some"]
+    assert noise["detail"].to_list() == ["this build stores no weights, so weight noise has no effect"]
     assert made.table.filter((pl.col("study") == "noise") & (pl.col("status") == "ok")).height
     assert made.record["profiles"]["cpu-fp32"]["status"] == "ok"
 

@@ -517,7 +517,7 @@ def test_a_death_that_the_build_with_its_own_numbers_dies_too_is_an_error(make_s
     made = Measured(make_study_case(model, backend="fragile"), tmp_path / "jobs", faults=listed)
     (row,) = made.analysis.rows
     assert (row.metric, row.status, row.value) == ("sdc_rate", "crash", None)
-    assert "trial 0: died of SIGSEGV (3 times); without the fault too: died of SIGSEGV" in row.detail
+    assert "trial 0: died of SIGSEGV (3 times); the fault-free build failed too: died of SIGSEGV" in row.detail
 
 
 def test_a_campaign_of_nothing_but_deadly_faults_ends_well(make_study_case, broken, tmp_path):
@@ -590,7 +590,7 @@ def test_what_data_or_task_cannot_give_is_refused_before_anything_runs(
     [
         (
             {"sampler": "exhaustive"},
-            r"sampler = 'exhaustive': this takes [\d,]+ trials, more than the 100 of a camp",
+            r"sampler = 'exhaustive': [\d,]+ trials are needed, more than the limit of 100 per camp",
         ),
         (
             {"ci_half_width": 1e-4},

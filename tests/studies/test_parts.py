@@ -67,7 +67,7 @@ def test_every_part_has_its_rows(dead):
     assert all(row.n == N and row.ci_low <= row.value <= row.ci_high for row in ratios.values())
     assert rows(dead, "distinct_values")[scores].value <= 2
     assert rows(dead, "reference_distinct_values")[scores].value == 1000
-    assert "constant in the build alone, of axis 1: 4-6" in ratios[scores].detail
+    assert "constant in the build only, of axis 1: 4-6" in ratios[scores].detail
     worst = rows(dead, "worst_slice_sqnr_db")["{}"]
     assert worst.value == ratios[scores].value
     assert {json.loads(at)["slice"] for at in ratios} > {4, 5, 6}  # single slices, the worst of each group

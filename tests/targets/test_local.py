@@ -153,7 +153,7 @@ def test_worker_that_dies_between_variants_goes_on_while_it_advances(tmp_path):
 
 def test_variant_the_task_passed_over_is_an_error(tmp_path):
     result = run("variants", tmp_path, variants=("a", "forgotten"))
-    assert result.failed == {"forgotten": ("error", "the task ended without it")}
+    assert result.failed == {"forgotten": ("error", "the task ended without finishing it")}
 
 
 def test_unavailable_ends_a_job_with_variants_at_once(tmp_path):

@@ -78,7 +78,7 @@ def test_a_death_that_the_fault_free_build_dies_too_is_an_error(tmp_path):
     assert list(result.caused) == []
     status, detail = result.failed["SIGSEGV-9-a"]
     assert status == "crash"
-    assert detail.startswith("died of SIGSEGV (3 times); without the fault too: died of SIGKILL; ")
+    assert detail.startswith("died of SIGSEGV (3 times); the fault-free build failed too: died of SIGKILL; ")
 
 
 @pytest.mark.parametrize(("seconds", "counts"), [(0, True), (2.5, False)])
@@ -88,7 +88,7 @@ def test_a_time_out_counts_only_where_the_fault_free_build_is_far_from_one(tmp_p
     status, detail = result.failed["hang-9-a"]
     assert (status, bool(result.caused)) == ("timeout", counts)
     assert len(workers(tmp_path)) == 3  # two that hung, and the control
-    assert detail.startswith("took longer than 6 s (2 times)" + ("" if counts else "; without the fault it took 2.5"))
+    assert detail.startswith("took longer than 6 s (2 times)" + ("" if counts else "; the fault-free build took 2.5"))
     assert ("--timeout" in detail) is not counts
 
 

@@ -70,6 +70,6 @@ def test_a_folder_must_be_whole_and_the_address_encrypted(tmp_path):
     with pytest.raises(InputError, match=r"key\.pem: missing; TLS needs ca\.pem, cert\.pem and key\.pem in one folder"):
         check_transport("tls://h:1", str(tmp_path))
     (tmp_path / KEY).touch()
-    with pytest.raises(InputError, match=r"tcp://h:1 is plain text; its address must begin with tls://"):
+    with pytest.raises(InputError, match=r"tcp://h:1 is not encrypted; its address must begin with tls://"):
         check_transport("tcp://h:1", str(tmp_path))
     assert check_transport("tls://h:1", str(tmp_path))[1] == TlsFiles.of(tmp_path)

@@ -111,7 +111,9 @@ class _Shard:
         if not self.is_restored():
             raise RuntimeError(f"after a {end}, the fault-free file cannot be run in a process of its own either")
         if end == "timeout" and self._usual_s > _WELL_WITHIN * self._limit_s:
-            raise RuntimeError(f"fault-free, a process takes {self._usual_s:.3g} s: run again with a higher --timeout")
+            raise RuntimeError(
+                f"the fault-free file takes {self._usual_s:.3g} s in its own process: run again with a higher --timeout"
+            )
 
     def is_restored(self) -> bool:
         """Whether the file gives its fault-free output again, bit for bit."""

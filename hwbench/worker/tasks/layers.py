@@ -74,7 +74,7 @@ def _kept(job: JobContext, name: str, found: Seen, left: float) -> tuple[dict[st
         return {"reason": found.reason}, 0
     size = sum(storable(value).nbytes for value in found.values)
     if size > left:
-        return {"reason": f"its values take {size >> 20} MiB, for which the layers before it leave no room"}, 0
+        return {"reason": f"its values take {size >> 20} MiB, more than the layers before it leave"}, 0
     stem = f"layer-{list(job.params['layers']).index(name)}"
     return {"graph": found.graph, "arrays": save(job, stem, found.values)}, size
 
