@@ -1,12 +1,12 @@
 """The allowlist of a backend: the runtime's own options that a profile may set.
 
-Runtimes have options that write files, read them, or load libraries, and a profile may come from anywhere. A backend's options
-class therefore states, in the metadata of its fields, what any profile may set. It does so in plain Python values, because
-options are also read where hwbench is not installed:
+Runtimes have options that write files, read them, or load libraries, and a profile may come from anywhere. The metadata of the
+fields of a backend's options class therefore list what any profile may set. They are plain Python values, because options are
+also read where hwbench is not installed:
 
 - ``{"allowed": {KEY: VALUES}}`` on a mapping that is passed on to the runtime. Its other keys are refused, and a mapping
-  without the statement takes no key at all. ``VALUES`` is a tuple of strings, a range of whole numbers, a pair of
-  floats (least and greatest), a compiled pattern, or the name of the option that is there for the purpose.
+  without this entry takes no key at all. ``VALUES`` is a tuple of strings, a range of whole numbers, a pair of
+  floats (least and greatest), a compiled pattern, or the name of the option to set instead.
 - ``{"trusted_only": REASON}`` on an option that only a trusted profile may set, e.g. a folder.
 """
 
@@ -29,7 +29,7 @@ def beyond_allowlist(options_type: type[Any], options: Mapping[str, Any]) -> dic
 
     Args:
         options_type: The backend's options class.
-        options: Options of it, of the right types.
+        options: Its options, of the right types.
     """
     refused: dict[str, str] = {}
     for field in fields(options_type):
@@ -80,6 +80,6 @@ def _described(values: Values) -> str:
 
 
 def _shown(text: str) -> str:
-    """The beginning of a text of the user's, without what a terminal would obey."""
+    """Return the beginning of a user's text, with control characters escaped."""
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return shown if shown.isprintable() else repr(shown)

@@ -1,4 +1,4 @@
-"""Finished studies, kept so that a resumed run needs none of their jobs, whose results are then removed from the disk."""
+"""Analyses of finished studies, kept for a resumed run; the results of their jobs are removed from the disk."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FOLDER = "analyses"
 
 
 class Analyses:
-    """The analyses of a run that is not complete yet, in ``jobs/analyses/``.
+    """The analyses of an unfinished run, in ``jobs/analyses/``.
 
     Args:
         directory: The run directory.
-        results: The results so far, by the jobs' keys; those removed from the disk are removed from it too.
+        results: The results so far, by the jobs' keys; `drop_jobs` removes them here and from the disk.
     """
 
     def __init__(self, directory: RunDirectory, results: dict[str, JobResult]) -> None:
@@ -35,9 +35,9 @@ class Analyses:
         self._kept_jobs: set[str] = set()
 
     def load(self, plan: Plan) -> tuple[Analysis, dict[str, Any]] | None:
-        """What an interrupted run found in a study, and its remarks; None if it is not there, or anything of it is damaged.
+        """Return a study's analysis by an interrupted run, and its remarks; None if it is missing or damaged.
 
-        The tables that the study has written are in the run directory; the analysis returned names none.
+        The study's tables are in the run directory already; the analysis returned lists none.
         """
         try:
             record = read_sealed(self._folder / f"{_key(plan)}.json")
@@ -49,13 +49,13 @@ class Analyses:
         return Analysis([Row(**row) for row in record["rows"]], timings=timings), record["remarks"]
 
     def store(self, plan: Plan, analysis: Analysis, files: Mapping[str, str], remarks: Mapping[str, Any]) -> None:
-        """Keep what was found in a study, unless a resumed run could find more.
+        """Store a study's analysis, unless a resumed run could extend it.
 
         Args:
             plan: The study, all of whose jobs are done.
             analysis: Its analysis.
             files: The tables that it has written, relative to the run directory, with their hashes.
-            remarks: Anything else that is to be known of it again, as JSON.
+            remarks: Further values to restore with it, as JSON.
         """
         done = plan.done(self._results)
         if plan.is_cut(self._results) or not all(result.is_final for result in done.values()):
@@ -75,7 +75,7 @@ class Analyses:
         needed = {job.key for other in others for job in other.jobs.values()} | self._kept_jobs
         for key in {job.key for job in plan.jobs.values()} - needed:
             if key in self._results and self._results[key].folder.parent == self._directory.jobs:
-                # Without this file the folder holds no result, whatever else is still in it.
+                # Without this file, the folder counts as having no result.
                 (self._results[key].folder / DONE_FILE).unlink(missing_ok=True)
                 remove(self._results.pop(key).folder)
 

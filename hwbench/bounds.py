@@ -1,7 +1,7 @@
 """The largest numbers that a profile, a specification or a study's settings may hold.
 
-Each is beyond what any machine has or any run needs. A typing error, or a file made to do harm, is thus refused with its key
-path before anything is allocated, started or waited for.
+Each is beyond what any machine has or any run needs. A typing error, or a malicious file, is thus refused with its key path
+before anything is allocated, started or waited for.
 """
 
 from __future__ import annotations

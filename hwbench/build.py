@@ -293,7 +293,7 @@ def _copy(build: Path, place: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove whatever has this name. It is renamed first: nobody sees half of it."""
+    """Remove a file or folder. It is renamed first, lest others see half of it."""
     with scratch_folder(folder.parent, _MAKING) as aside, suppress(FileNotFoundError):
         folder.rename(aside / "removed")
 

@@ -20,16 +20,17 @@ from hwbench.npy import rows
 Array = np.ndarray[Any, np.dtype[Any]]
 RANGES = "ranges.json"
 _BATCH = 16
-# Finer histograms find slightly better ranges and take in proportion longer (0.1 s a tensor with this many).
+# More bins give slightly better ranges and take proportionally longer (0.1 s per tensor with this many).
 _ENTROPY_BINS = 512
 _STEPS = 255
-# Beyond this a step of the range overflows or nearly does: the most negative float32, as masks have it, is −3.4e38.
+# Beyond this, one step of the range overflows float32, or nearly: masks hold its most negative number, −3.4e38.
 _HUGE = 1e30
-# A smaller range is not looked into: masks are −10,000 and below, the inputs of a network's own products rarely above 1,000.
+# Smaller ranges are not examined: masks are −10,000 and below, other inputs of a network's products rarely above 1,000.
 _WIDE = 1e3
-# Values within this share of the largest are "the rest"; a range is too wide if they are some and differ by less than a step.
+# "The rest" are values up to this share of the largest. A range is too wide if the rest are at least this share of all values,
+# and their standard deviation is below this share of a step.
 _REST_SHARE, _REST_MIN, _REST_STEPS = 1 / 16, 0.01, 0.25
-_AT_ONCE = 8  # tensors returned by one session while they are looked into
+_AT_ONCE = 8  # tensors that one session returns for examination
 
 
 class CalibrationFeeds:
@@ -50,9 +51,10 @@ class CalibrationFeeds:
         self.rewind()
 
     def batches(self) -> Iterator[Feeds]:
-        """Whole batches only; a set smaller than one batch is repeated to fill it.
+        """Yield whole batches only; a set smaller than one batch is repeated to fill it.
 
-        A fixed graph takes no smaller ones, and the histograms of entropy and percentile need equal ones.
+        A graph with a fixed batch takes no smaller ones, and the histograms of entropy and percentile need batches of equal
+        size.
         """
         for start in range(0, max(self._n - self.batch + 1, 1 if self._n else 0), self.batch):
             chosen = {name: rows(file, start, min(start + self.batch, self._n)) for name, file in self._files.items()}
@@ -75,7 +77,7 @@ class Calibrated:
     Attributes:
         file: The ranges, in the form of ONNX Runtime's calibration cache; without the tensors kept in float.
         kept: Tensors kept in float, with the reason.
-        nodes: Names of the nodes that read or make one of them, which must not be quantized.
+        nodes: Names of the nodes that read or produce one of them, which must not be quantized.
     """
 
     file: Path
@@ -84,10 +86,10 @@ class Calibrated:
 
 
 def calibrate(source: Path, feeds: CalibrationFeeds, method: str, percentile: float, *, large: bool) -> Calibrated:
-    """Find every activation's range, and the tensors that have none 8 bits could hold.
+    """Find the range of every activation, and the tensors whose range 8 bits cannot hold.
 
-    A transformer that masks its attention with −inf, or with the most negative float, has tensors whose range the mask sets:
-    in one int8 step of it all other values vanish. Such tensors stay in float, whatever the calibration method; a
+    In a transformer that masks its attention with −inf, or with the most negative float, the mask sets the range of some
+    tensors, and all other values vanish in one int8 step. Such tensors stay in float, whatever the calibration method; a
     histogram of them could not even be computed.
 
     Args:
@@ -122,8 +124,8 @@ def _collected(
 ) -> Any:
     """ONNX Runtime's ranges of all tensors that its quantizer may ask for.
 
-    By default it sorts values into 128 bins for 128 levels in the entropy method, which leaves one range to choose from,
-    minmax's: ``options`` says otherwise.
+    The entropy method defaults to 128 bins for 128 levels, which leaves a single candidate, the range of minmax; ``options``
+    sets more bins.
     """
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -175,7 +177,7 @@ def _infinite_weights(source: Path) -> dict[str, str]:
 
 @dataclass
 class _Rest:
-    """Count, sum and sum of squares of a tensor's values but for the largest ones."""
+    """Count, sum and sum of squares of a tensor's values except the largest ones."""
 
     limit: float
     total: int = 0
@@ -197,7 +199,7 @@ class _Rest:
 
 
 def _collapsed(source: Path, feeds: CalibrationFeeds, wide: Mapping[str, tuple[float, float]]) -> dict[str, str]:
-    """Of tensors with a wide range, those in which all but the largest values would fall into one int8 step."""
+    """Return the tensors with a wide range in which all but the largest values would fall into one int8 step."""
     found, names = {}, sorted(wide)
     for start in range(0, len(names), _AT_ONCE):
         some = names[start : start + _AT_ONCE]
@@ -235,7 +237,7 @@ def _values(source: Path, feeds: CalibrationFeeds, names: Sequence[str]) -> Iter
 
 
 def _touching(source: Path, tensors: Mapping[str, str]) -> list[str]:
-    """Names of the nodes that read or make one of the tensors; all nodes get unique names, by which quantizers know them."""
+    """Names of the nodes that read or produce one of the tensors; all nodes get unique names for the quantizers."""
     model = read_proto(source)
     counts = Counter(node.name for node in model.graph.node)
     for index, node in enumerate(model.graph.node):

@@ -1,4 +1,4 @@
-"""Dimensions of a model's inputs and outputs: which axis is the batch, which sizes are free, and fixing those to the data's."""
+"""Dimensions of a model's inputs and outputs: the batch axis, dynamic sizes, and fixing these to the data's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fix_dimensions(model: ir.Model, shapes: Mapping[str, Sequence[int]], batch_a
 
 
 def forget_placeholders(model: ir.Model) -> None:
-    """Make dimensions of size -1, or whose symbol is no name (``?``), unknown, each by itself; Paddle exports such."""
+    """Make dimensions of size -1, or with a placeholder as symbol (``?``), unknown and independent; Paddle exports such."""
     values = [*model.graph.inputs, *model.graph.outputs, *(out for node in model.graph for out in node.outputs)]
     for value in values:
         for index, dimension in enumerate(value.shape or ()):
@@ -58,7 +58,7 @@ def sample_dimensions(name: str, rank: int, batch_axes: BatchAxes) -> list[int]:
 
 
 def no_size(name: str, index: int) -> str:
-    """The message about a dimension that nothing gives a size."""
+    """The message about a dimension without a size."""
     return f"input {name!r} has a dynamic dimension {index} without a size; give data, or --shape {name}=..."
 
 
@@ -69,7 +69,7 @@ def _fix(value: ir.Value, index: int, size: int | None) -> None:
 
 
 def samples_first(spec: TensorSpec, batch_axes: BatchAxes) -> tuple[int | None, ...]:
-    """The shape in which data hold an input: the batch's axis moved to the front."""
+    """The shape of an input in the data: the batch axis moved to the front."""
     axis = batch_axes.get(spec.name, 0)
     if axis is None or not spec.shape:
         return (None, *spec.shape) if axis is None else ()
@@ -79,7 +79,7 @@ def samples_first(spec: TensorSpec, batch_axes: BatchAxes) -> tuple[int | None, 
 def inferred_axes(
     inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
 ) -> dict[str, int | None]:
-    """Batch axes that the graph itself tells: none for scalar inputs, and where the batch's symbol is on another axis."""
+    """Batch axes inferred from the graph: none for scalar inputs, and the axis of the batch's symbol if it is not 0."""
     axes: dict[str, int | None] = {
         value.name: None for value in inputs if not value.type.tensor_type.shape.dim and _has_shape(value)
     }
@@ -114,7 +114,7 @@ def given_axes(
 
     Raises:
         UnknownNameError: A name is of no input or output.
-        ModelError: An axis is beyond the tensor's, or an output is to have none.
+        ModelError: An axis is out of range, or an output has none.
     """
     ranks = {spec.name: len(spec.shape) for spec in (*inputs, *outputs)}
     constant = {spec.name for spec in inputs}

@@ -14,9 +14,9 @@ _UNWRITABLE = frozenset(
     {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# The C library's words for these, which runtimes put into errors of their own.
+# The C library's messages for these errors, which runtimes quote in their own.
 _SIGNS = tuple(os.strerror(number) for number in (*_FULL, errno.EFBIG))
-# Less than this left, and a worker cannot even write its result.
+# With less free space, a worker cannot even write its result.
 _LEAST_BYTES = 1 << 16
 
 
@@ -25,7 +25,7 @@ def explained(path: Path, advice: str) -> Iterator[None]:
     """Turn errors of writing into messages.
 
     Args:
-        path: Where is written, for errors that name no file.
+        path: The path written to, for errors that name no file.
         advice: What to do about a full disk.
 
     Raises:
@@ -42,7 +42,7 @@ def explained(path: Path, advice: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk_named(path: Path, advice: str) -> Iterator[None]:
-    """As `explained`, for full disks only: around code that also reads what the user named."""
+    """As `explained`, for full disks only: for code that also reads the user's files."""
     try:
         yield
     except OSError as error:
@@ -52,11 +52,11 @@ def full_disk_named(path: Path, advice: str) -> Iterator[None]:
 
 
 def require_space(folder: Path, detail: str, advice: str) -> None:
-    """Raise `RunDirectoryError` where a worker ended badly because there was no room for what it wrote.
+    """Raise `RunDirectoryError` if a worker failed because its disk was full.
 
     Args:
         folder: The job's folder.
-        detail: The reason that the worker, or its end, gave.
+        detail: The reason for the failure, from the worker or its exit.
         advice: What to do about it.
     """
     left = os.statvfs(folder)
@@ -66,5 +66,5 @@ def require_space(folder: Path, detail: str, advice: str) -> None:
 
 
 def _place(error: OSError, path: Path) -> object:
-    """The file that could not be written: the second of two, where one was copied."""
+    """The file that could not be written; of a copy, the second one."""
     return error.filename2 or error.filename or path

@@ -109,6 +109,6 @@ class TargetLostError(JobError):
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of what a library says, cut to ``most`` characters; its type where it says nothing."""
+    """The first line of a library's message, cut to ``most`` characters; its type if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0][:most] if lines else type(error).__name__

@@ -18,19 +18,19 @@ _KINDS = {
 
 
 def require_file(path: Path, error: type[InputError], noun: str = "", *, most: int | None = None) -> None:
-    """Refuse whatever is not a regular file: opening a FIFO, or reading a device, may never end.
+    """Refuse anything but a regular file: opening a FIFO, or reading a device, may never end.
 
-    Links are followed. ``/dev/stdin`` is therefore accepted where a file is redirected into it, and refused where it is a
-    pipe or a terminal.
+    Links are followed. ``/dev/stdin`` is therefore accepted if a file is redirected into it, and refused if it is a pipe or a
+    terminal.
 
     Args:
         path: The path.
         error: The exception to raise.
-        noun: What the message calls a file that is missing; empty for the system's words.
+        noun: The noun for a missing file in the message; empty for the system's message.
         most: The largest size in bytes; None for any.
 
     Raises:
-        InputError: Of the type ``error``: there is nothing there, something that is not a regular file, or a larger one.
+        InputError: Of the type ``error``: the path is missing, not a regular file, or too large.
     """
     try:
         found = path.stat()
@@ -50,7 +50,7 @@ def require_text(path: Path, error: type[InputError]) -> None:
     """Refuse a path that is not UTF-8: runtimes, tables and reports cannot name it.
 
     Args:
-        path: The path; a relative one counts with the working folder.
+        path: The path; a relative one is checked with the working folder.
         error: The exception to raise.
 
     Raises:

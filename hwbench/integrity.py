@@ -1,7 +1,7 @@
-"""Hashes by which files that hwbench wrote earlier are verified before they are believed (standard library only).
+"""Hashes that verify files of earlier runs before their use (standard library only).
 
-A hash shows that content is what was written, whatever happened to the disk since. It does not show who wrote it: whoever may
-write a folder may also write hashes that fit. The build cache and run directories are as trustworthy as their owner.
+A hash shows that content is unchanged since it was written. It does not show who wrote it: whoever may write to a folder may
+also write matching hashes. The build cache and run directories are as trustworthy as their owner.
 """
 
 from __future__ import annotations

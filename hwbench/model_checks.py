@@ -1,4 +1,4 @@
-"""Checks of an ONNX file beyond those of onnx's checker: names, tensors' sizes, where external data are."""
+"""Checks of an ONNX file beyond those of onnx's checker: names, sizes of tensors, locations of external data."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def _check_content(tensor: TensorProto, where: str) -> None:
 
 
 def check_functions(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse functions that call each other so often that the model, once they are put in, is beyond any machine.
+    """Refuse functions that call each other so often that the inlined model exceeds any machine.
 
     Args:
-        proto: The model; its functions do not call themselves, which onnx's checker has made sure of.
+        proto: The model; onnx's checker has excluded recursive functions.
         path: Its file.
 
     Raises:
@@ -122,7 +122,7 @@ def check_functions(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def check_inputs(shapes: Mapping[str, Sequence[int | None]], path: Path) -> None:
-    """Refuse inputs that nothing can be fed for; ``shapes`` has None where a size is free.
+    """Refuse inputs that cannot be fed; ``shapes`` has None for dynamic sizes.
 
     Raises:
         ModelError: There is no input, or a size is not positive, or beyond what any machine holds.

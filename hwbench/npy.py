@@ -78,7 +78,7 @@ class NpyHeader:
 
 
 def read_header(stream: IO[bytes]) -> NpyHeader:
-    """Read the header of an untrusted ``.npy`` stream; no more than a few KiB are read, whatever length it states.
+    """Read the header of an untrusted ``.npy`` stream; at most a few KiB are read, whatever length it states.
 
     Raises:
         ValueError: It is not such a header, or states a shape or element type that numpy does not have.

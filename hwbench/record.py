@@ -107,7 +107,7 @@ def chance_warning(prepared: Prepared, rows: Iterable[Row]) -> list[str]:
 
 
 def _class_map(prepared: Prepared) -> str:
-    """How class folders got their numbers; empty for other data."""
+    """The origin of the class folders' numbers; empty for other data."""
     classes = prepared.spec.data.classes
     if isinstance(classes, str):
         return f"class numbers of folders from {classes}"

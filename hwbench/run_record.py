@@ -1,4 +1,4 @@
-"""Types of the content of ``run.json``, checked when a run is opened: it may be damaged, edited, or anybody's."""
+"""Types of the content of ``run.json``, checked when a run is opened: the file may be damaged, edited or untrusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Object = dict[str, Any]
 
 
 class _Part(BaseModel):
-    """Keys that a later version adds are let through; types are not converted, since the content is used as it is."""
+    """Part of the record: accepts keys of later versions, and converts no types, since the content is used unchanged."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -152,7 +152,7 @@ class _Record(_Part):
 
 
 def problem(record: Mapping[str, Any]) -> str:
-    """The first thing wrong with a record, by its key path; empty if it can be read."""
+    """The first error in a record, with its key path; empty if it is valid."""
     try:
         _Record.model_validate(record)
     except ValidationError as error:

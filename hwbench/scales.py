@@ -1,4 +1,4 @@
-"""Static warnings about scales, on every machine: not finite, zero, saturated, or shared by tensors of unlike ranges."""
+"""Static warnings about scales, for every machine: not finite, zero, saturated, or shared by tensors of unlike ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDTHS: Mapping[str, float] = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), 1.0),
     **dict.fromkeys(("Tanh", "Erf", "Sin", "Cos"), 2.0),
 }
-# An int8 range that many times a tensor's own leaves it eight levels of 255 or fewer.
+# An int8 range this many times a tensor's own leaves it at most eight of 255 levels.
 _MIXED = 32.0
 _COPIES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather"})
 _IN_FLOAT = "keep the tensor in float, or clip the mask that sets its range to a small finite number"
@@ -79,14 +79,14 @@ class _Scales:
         return float(scale.reshape(-1)[0]) if scale.size == 1 else None
 
     def step_before(self, tensor: str) -> float | None:
-        """The scale a tensor was last quantized with, copies in between or not."""
+        """The scale that last quantized a tensor, also across copying operators."""
         node = self.made_by.get(tensor)
         while node is not None and node.op_type in _COPIES:
             node = self.made_by.get(node.input[0])
         return self.step(node) if node is not None and node.op_type == "DequantizeLinear" else None
 
     def name_before(self, tensor: str) -> str:
-        """The tensor that was quantized and dequantized to make this one; the tensor itself if none was."""
+        """The tensor before quantization and dequantization; the tensor itself if it was not quantized."""
         for kind in ("DequantizeLinear", "QuantizeLinear"):
             node = self.made_by.get(tensor)
             if node is None or node.op_type != kind:
@@ -95,7 +95,7 @@ class _Scales:
         return tensor
 
     def quantizer_after(self, tensor: str) -> onnx.NodeProto | None:
-        """The QuantizeLinear that reads a tensor, copies in between or not."""
+        """The QuantizeLinear that reads a tensor, also across copying operators."""
         for node in self.read_by.get(tensor, ()):
             if node.op_type == "QuantizeLinear" and node.input[0] == tensor:
                 return node
@@ -169,7 +169,7 @@ def _mixing(node: onnx.NodeProto, shared: float | None, own: Mapping[str, float]
 
 
 def _bounded(graph: _Scales) -> Iterator[Finding]:
-    """Results between 0 and 1 under a scale that was made for something larger, as quantizers that share scales do."""
+    """Results of a small range under a scale made for a larger one, by quantizers that share scales."""
     for node in graph.nodes:
         width = _WIDTHS.get(node.op_type)
         step = graph.step(graph.quantizer_after(node.output[0])) if width else None

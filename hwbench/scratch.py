@@ -1,7 +1,7 @@
 """Temporary folders that the next start removes if the process that made them was killed (standard library only).
 
-A folder is in use while its maker holds a lock on a file in it. The kernel drops the lock with the process, however that ends,
-and process ids, which are used again, play no part.
+A folder is in use while its maker holds a lock on a file in it. The kernel releases the lock when the process ends, for
+whatever reason. Process ids are not used, since they are recycled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
     """A temporary folder, in use until the context ends or the process dies.
 
     Args:
-        parent: Where to make it; made if it is missing.
+        parent: Its parent folder; made if it is missing.
         prefix: Beginning of its name.
     """
     parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +40,10 @@ def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
 
 
 def sweep(parent: Path, prefix: str = "") -> None:
-    """Remove the scratch folders of dead processes; those of living ones, here or on machines that share it, are left alone.
+    """Remove the scratch folders of dead processes; those of running ones, also on machines that share the disk, are kept.
 
     Args:
-        parent: Where they are.
+        parent: Their parent folder.
         prefix: Beginning of their names.
     """
     with suppress(OSError):
@@ -54,7 +54,7 @@ def sweep(parent: Path, prefix: str = "") -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, as far as that is possible; nothing where there is none."""
+    """Remove a file, a link or a folder as far as possible; do nothing if it is missing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -62,7 +62,7 @@ def remove(path: Path) -> None:
 
 
 def _hold(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Make a folder and lock it; again where a sweep came between the two."""
+    """Make a folder and lock it; retry if a sweep removes it in between."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Fidelity of an output's parts: slices along an axis, grouped by range, so that a large range does not drown a small one."""
+"""Fidelity of an output's parts: slices along an axis, grouped by range, since a large range would hide a small one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MANY = 1000
 """Distinct values are counted up to this many."""
 
-# Ranges that differ by less share a scale without much harm; a group ends where the next smaller range is 10 times smaller.
+# A group ends where the next smaller range is 10 times smaller; closer ranges share a scale with little loss.
 _GAP = 10.0
-# From here on a value is that of a mask, not a result.
+# Values from here on are those of masks, not results.
 _MASKED = 1e30
-# An axis of more slices is one of positions: samples of a waveform, pixels.
+# Axes with more slices index positions: samples of a waveform, pixels.
 _LONGEST = 1 << 16
-# Numbers between 0 and 1 are probabilities: the range of a class that no input shows is 1 all the same.
+# Numbers between 0 and 1 count as probabilities, with a range of 1 even for a class that no input shows.
 _PROBABILITY = (-1e-3, 1 + 1e-3)
-# Probabilities that stay below this have no more than 8 levels of int8, and say nothing about a build.
+# Probabilities below this span at most 8 int8 levels, too few to judge a build.
 _QUIET = 1 / 32
-# Elements in which distinct values are counted, and per-input sums of single slices that are kept.
+# Limits: elements in which distinct values are counted, and per-input sums kept for single slices.
 _COUNTED = 1 << 22
 _NAMED = 3  # single slices of a group
 _AT_ONCE = 1 << 19  # elements compared at a time, in float64
@@ -36,7 +36,7 @@ class Group:
     Attributes:
         slices: Their numbers along the axis.
         low, high: The reference's range.
-        quiet: Whether they are probabilities so small that 8 bits hold next to none of them.
+        quiet: True for probabilities too small for 8 bits.
     """
 
     slices: tuple[int, ...]
@@ -86,13 +86,13 @@ class _Ranges:
         self.count += usable.sum(axis=others)
 
     def scales(self) -> Array:
-        """Each slice's order of magnitude: its largest absolute value; 1 of probabilities, and of a slice without values."""
+        """Each slice's order of magnitude: its largest absolute value; 1 for probabilities and for slices without values."""
         likely = (self.low >= _PROBABILITY[0]) & (self.high <= _PROBABILITY[1])
         return np.where(likely | (self.count == 0), 1.0, np.maximum(np.abs(self.low), np.abs(self.high)))
 
 
 class Scout:
-    """Looks at the reference's output, chunk by chunk, for the axis along which ranges differ."""
+    """Finds the axis along which ranges differ, from the reference's output in chunks."""
 
     def __init__(self) -> None:
         self._axes: dict[int, _Ranges] = {}
@@ -123,14 +123,14 @@ def _usable(values: Array) -> Array:
 
 
 def _falling(scales: Array) -> tuple[Array, Array]:
-    """The slices by scale, largest first, and each one's scale over the next one's."""
+    """The slices by scale, largest first, and the ratio of each scale to the next."""
     order = np.argsort(-scales, kind="stable")
     ranked = scales[order]
     return order, ranked[:-1] / ranked[1:]
 
 
 def _difference(scales: Array) -> tuple[float, float]:
-    """A measure of the difference of ranges: their largest gap, where it makes groups, then the largest over the smallest."""
+    """A measure of the difference of ranges: their largest gap if it separates groups, then the largest over the smallest."""
     _, ratios = _falling(scales)
     gap = float(ratios.max(initial=1.0))
     return (gap if gap >= _GAP else 0.0, float(scales.max() / scales.min()))
@@ -157,9 +157,9 @@ class GroupErrors:
         signal: The reference's variation about each slice's mean, squared and summed, of every input: float64 ``[n]``.
         noise: Squared errors, summed, of every input: float64 ``[n]``.
         max_abs_error: The largest error; infinite where the build has values that are not finite and the reference has none.
-        distinct, reference_distinct: How many values occur in the build and in the reference, up to `MANY`.
+        distinct, reference_distinct: Number of distinct values in the build and in the reference, up to `MANY`.
         constant: Slices in which the build is constant and the reference is not.
-        broken: How many values are not finite in the build alone.
+        broken: Number of values that are not finite in the build only.
         worst: Single slices with the lowest ratio, with their signal and noise ``[n]``, the worst first.
     """
 
@@ -180,7 +180,7 @@ class GroupErrors:
 
     @property
     def judged(self) -> bool:
-        """True if the reference varies, by more than 8 bits fail to show."""
+        """True if the reference varies, and its values are not too small for 8 bits."""
         return bool(self.signal.sum() > 0) and not self.group.quiet
 
 
@@ -195,11 +195,11 @@ def sqnr_db(signal: Array, noise: Array) -> float:
 
 
 class SliceErrors:
-    """Compares outputs with the reference's, chunk by chunk; what is kept grows with inputs and groups alone.
+    """Compares outputs with the reference's in chunks; memory grows with the number of inputs and groups only.
 
     Args:
-        layout: How the output is cut.
-        n: How many inputs there will be.
+        layout: The slices of the output.
+        n: Number of inputs in all.
     """
 
     def __init__(self, layout: Layout, n: int) -> None:
@@ -233,7 +233,7 @@ class SliceErrors:
             self._each.append((signal, noise))
 
     def _part(self, wanted: Array, got: Array) -> tuple[Array, Array]:
-        """Signal and noise of every slice of some elements, ``[n, slices]``; what else is kept of them is noted."""
+        """Signal and noise of every slice of some elements, ``[n, slices]``; updates the other statistics."""
         usable = _usable(wanted)
         broken = usable & ~np.isfinite(got)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -274,7 +274,7 @@ class SliceErrors:
         return found
 
     def _singled_out(self, slices: Sequence[int]) -> tuple[tuple[int, Array, Array], ...]:
-        """The worst slices among those with a fair part of the group's variation; the others are all rounding."""
+        """The worst slices among those with a fair part of the group's variation; errors of the others are rounding."""
         if self._each is None or len(slices) < 2:
             return ()
         signal, noise = (np.concatenate([each[kind] for each in self._each])[:, list(slices)] for kind in (0, 1))

@@ -45,11 +45,11 @@ class Place:
     """One array of stored numbers.
 
     Attributes:
-        name: An initializer's own name, or ``@attribute/NODE/ATTRIBUTE``. Before it ``@graph/NODE/ATTRIBUTE/`` for every
-            graph that it is inside of, or ``@function/NAME/``. A node without a name has that of its first output.
+        name: An initializer's own name, or ``@attribute/NODE/ATTRIBUTE``, prefixed by ``@graph/NODE/ATTRIBUTE/`` for every
+            enclosing graph, or by ``@function/NAME/``. An unnamed node is identified by its first output.
         path: Fields and indices from the model to the tensor or attribute.
         field: The field of the attribute that holds the numbers; empty for a tensor.
-        op_type: The operator whose attribute it is; empty for an initializer.
+        op_type: The operator of the attribute; empty for an initializer.
         attribute: The attribute's name; empty for an initializer.
     """
 
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def owner(self) -> tuple[Step, ...]:
-        """The way to the initializer, node or function of the model that it is in."""
+        """Path of the model's initializer, node or function that contains it."""
         return self.path[:1] if self.path[0][0] == "functions" else self.path[:2]
 
     def shape(self, model: Any) -> tuple[int, ...]:
@@ -109,11 +109,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a model stores.
+    """Inventory of the numbers that a model stores.
 
     Attributes:
         places: The numbers that can be changed: initializers in the order of the file, then what is in nodes and functions.
-        left_out: What else is stored, to how many elements.
+        left_out: Kinds of other stored content to their number of elements.
     """
 
     places: tuple[Place, ...]
@@ -146,12 +146,12 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
-    """The tensors that a node reads: its inputs, and what the graphs inside it take from around it."""
+    """The tensors that a node reads: its inputs, and those that its inner graphs capture."""
     return [*node.input, *dict.fromkeys(name for graph in inner_graphs(node) for name in _captured(graph))]
 
 
 def _captured(graph: onnx.GraphProto) -> Iterator[str]:
-    """The tensors that an inner graph takes from around it."""
+    """The tensors that an inner graph captures."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {tensor.values.name for tensor in graph.sparse_initializer}
     own |= {name for node in graph.node for name in node.output}
@@ -207,7 +207,7 @@ class _Walk:
             self._add(place)
 
     def _add(self, place: Place) -> None:
-        """Take in a place, under a name that no place before it has."""
+        """Add a place under a unique name."""
         name, turn = place.name, 1
         while name in self._taken:
             turn += 1
@@ -221,7 +221,7 @@ class _Walk:
 
 
 def _is_data(node: onnx.NodeProto, attribute: AttributeProto) -> bool:
-    """True if the attribute holds data, and no setting of the operator."""
+    """True if the attribute holds data rather than a setting of the operator."""
     if node.domain == _CLASSICAL:
         return attribute.type in _LISTS
     return node.domain in ("", "ai.onnx") and attribute.name in _DATA.get(node.op_type, ())

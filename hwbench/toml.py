@@ -23,7 +23,7 @@ def read_toml(path: Path, label: str, error: type[InputError]) -> dict[str, Any]
 
     Raises:
         InputError: Of class ``error``: the file is missing, too long, not TOML, nested too deeply, or holds a number or a
-            string that nothing here can mean.
+        string that no setting can have.
     """
     try:
         if path.exists() and not path.is_file():

@@ -95,7 +95,7 @@ def judge(profile: Profile, rows: Sequence[Row], primary: str, *, unlabeled: boo
     """Hold one profile's figures against its acceptance rules.
 
     An interval that lies wholly inside the limit passes, wholly outside fails, and otherwise the rule is inconclusive; an exact
-    figure passes or fails. Three rules need no setting, where the study behind them was carried out: a build must run as asked
+    figure passes or fails. Three rules need no setting if their study was run: a build must run as asked
     (unless ``as_asked = false``), and a profile with a memory cap must run under it. Without labels a classifier's loss of
     accuracy is judged by the answers that differ from the reference's, and a build's worst slice by `WORST_SLICE_DB`, where the
     profile gives no limit.

@@ -73,7 +73,7 @@ def flush_streams() -> None:
 
 
 def abandon_streams() -> None:
-    """Discard further output, so that the interpreter does not stumble over it at its end."""
+    """Discard further output, which the interpreter would fail to write at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -89,14 +89,14 @@ def printable(text: str) -> str:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line; nothing where the stream is closed."""
+    """Print a line; do nothing if the stream is closed."""
     stream = sys.stderr if err else sys.stdout
     if stream is not None:
         stream.write(f"{text}\n")
 
 
 def print_json(content: Any) -> None:
-    """Print JSON in ASCII; what JSON has no number for (infinity, NaN) is null."""
+    """Print JSON in ASCII; infinity and NaN, which JSON lacks, become null."""
     echo(json.dumps(_finite(content), indent=2, allow_nan=False))
 
 

@@ -25,7 +25,7 @@ from hwbench.errors import (
     JobError,
 )
 
-# What the user can do about an error of the operating system.
+# Advice on errors of the operating system.
 _ADVICE = {
     errno.ENOSPC: "free some space, or name a folder on another disk",
     errno.EDQUOT: "free some space, or name a folder on another disk",
@@ -53,7 +53,7 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a command that an exception brings.
+    """Message and exit code of a command that an exception ends.
 
     Attributes:
         code: The exit code, as documented in `hwbench.errors`.
@@ -65,7 +65,7 @@ class Failure:
 
 
 def explain(error: BaseException) -> Failure:
-    """Return the message and exit code of any exception; one that nobody expected is written to a report file."""
+    """Return the message and exit code of any exception; an unexpected one is written to a report file."""
     if isinstance(error, KeyboardInterrupt):
         code = error.code if isinstance(error, Interrupted) else EXIT_INTERRUPTED
         return Failure(code, "interrupted: finished work is kept; --resume continues from there")
@@ -128,7 +128,7 @@ def write_report(error: BaseException) -> Path | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where reports may be written, the best first."""
+    """Folders for reports, in order of preference."""
     with suppress(RuntimeError):  # a user without a home
         yield Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "hwbench"
     with suppress(OSError):  # no folder for temporary files can be written

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Ending workers and saving what is finished may take so long; signals that come meanwhile change nothing.
+# Time to end workers and save finished work, in which further signals are ignored.
 _PATIENCE_S = 10.0
 
 
@@ -33,7 +33,7 @@ class Interruptions:
     """The handler of the signals.
 
     Attributes:
-        first: The first signal that came; None before it.
+        first: The first signal received; None before.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Interruptions:
 
 @contextmanager
 def interruptible() -> Iterator[Interruptions]:
-    """Handle the signals in a block, but for those that the command was started to ignore (``nohup``, ``&`` in a script).
+    """Handle the signals in a block, except those ignored since the start of the command (``nohup``, ``&`` in a script).
 
-    Once one has come, further ones are ignored after the block too: the process exits.
+    After the first signal, further ones are also ignored after the block: the process exits.
     """
     handler = Interruptions()
     before = {}
@@ -64,5 +64,5 @@ def interruptible() -> Iterator[Interruptions]:
         yield handler
     finally:
         for number, previous in before.items():
-            # the interpreter, at its end, puts back the default action of a handler, but leaves one that ignores
+            # at exit, the interpreter resets handlers to the default action, but leaves ignored signals ignored
             signal.signal(number, previous if handler.first is None else signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Class maps: which of a model's outputs each folder of an image data set stands for."""
+"""Class maps: the class number of each folder of an image data set."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _read(path: Path, origin: str) -> list[tuple[str, int]]:
 
 
 def _names(line: str) -> set[str]:
-    """The names that a line gives a class: ``n02084071 dog, domestic dog`` is known by its parts, its first word, and whole."""
+    """Names of a class from its line: of ``n02084071 dog, domestic dog``, the whole line, its first word and its parts."""
     whole = line.strip()
     first, _, rest = whole.partition(" ")
     parts = [part.strip() for text in (whole, rest) for part in _SEPARATORS.split(text)]

@@ -36,7 +36,7 @@ def materialise(
 
     Args:
         source: Where the data come from.
-        inputs: The model's inputs, with the batch as their first dimension, which is not held against the data.
+        inputs: The model's inputs, with the batch as their first dimension, which is not compared with the data.
         folder: Where to write; made if it is missing.
         task: The task, which says what labels may be; None to take integers and floats as they are.
         constant: Inputs that are the same for all samples.

@@ -96,7 +96,7 @@ class CallableSource(Source):
             )
 
     def _each(self, returned: Iterable[Any]) -> Iterator[Any]:
-        """What the user's iterable gives."""
+        """The batches of the user's iterable."""
         with foreign_code(f"{self.origin}()", DataError):
             batches = iter(returned)
         end = object()

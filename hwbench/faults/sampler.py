@@ -122,7 +122,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def next(self, results: Results) -> Wanted | None:
-        """Which trials to run, given all results so far; None when the campaign is finished.
+        """Return the trials to run next, given all results so far; None when the campaign is finished.
 
         Raises:
             TooManyTrialsError: More than `hwbench.bounds.TRIALS` are needed.

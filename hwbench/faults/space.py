@@ -30,7 +30,7 @@ _INPUTS: Mapping[str, Sequence[Role]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), ("weight", "weight", "weight", "bias")),
     "MatMulNBits": ("weight", "weight", "scale", "zero_point", "constant", "bias"),
 }
-# What the attributes of the classical machine learning domain are for; lists that are not named here are constants.
+# Roles of the attributes of the classical machine learning domain; unlisted attributes are constants.
 ATTRIBUTE_ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("coefficients", "support_vectors", "weights"), "weight"),
     **dict.fromkeys(("class_weights", "target_weights", "leaf_weights"), "weight"),
@@ -42,7 +42,7 @@ ATTRIBUTE_ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("class_ids", "class_nodeids", "class_treeids"), "structure"),
     **dict.fromkeys(("target_ids", "target_nodeids", "target_treeids", "leaf_targetids"), "structure"),
 }
-# Operators whose attribute is for what their output is for.
+# Operators whose attribute has the role of their output.
 _CONSTANTS = frozenset({"Constant", "ConstantOfShape"})
 
 
@@ -163,7 +163,7 @@ class FaultSpace:
 
 
 class _Roles:
-    """What stored numbers are for, and where in the graph they are used.
+    """Roles of stored numbers, and their places in the graph.
 
     Args:
         model: The deployed model.
@@ -222,7 +222,7 @@ def _readers(nodes: Iterable[onnx.NodeProto]) -> Readers:
 
 
 def _role_of(readers: Readers, name: str, array: Array) -> tuple[Role, str]:
-    """What a tensor's numbers are for, and the operator they reach."""
+    """Return the role of a tensor's numbers, and the operator they reach."""
     node, place = next(iter(readers.get(name, ())), (onnx.NodeProto(), 0))
     own: Role | None = None
     if node.op_type in _QUANTIZERS and place > 0:

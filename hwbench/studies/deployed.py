@@ -99,11 +99,11 @@ def deployed(path: Path) -> Deployed:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a deployed model stores, without the numbers themselves.
+    """Summary of the numbers that a deployed model stores.
 
     Attributes:
-        elements: How many stored elements can have faults.
-        left_out: What else is stored, to how many elements.
+        elements: Number of stored elements that can have faults.
+        left_out: Kinds of other stored content to their number of elements.
         has_weights: True if some of the numbers are weights, which noise is added to.
     """
 
@@ -114,7 +114,7 @@ class Contents:
 
 @lru_cache(maxsize=64)
 def contents(path: Path) -> Contents:
-    """Read what a deployed model stores."""
+    """Summarize the numbers that a deployed model stores."""
     model = onnx.load(path, load_external_data=False)
     inventory = Inventory.of(model)
     alike = {
@@ -128,12 +128,12 @@ def contents(path: Path) -> Contents:
 
 
 def numbers_obstacle(case: Case) -> str:
-    """`NO_NUMBERS` if a build stores nothing that a fault could be in, else empty."""
+    """`NO_NUMBERS` if a build stores no number that can have a fault, else empty."""
     return "" if contents(case.subject.build.model).elements else NO_NUMBERS
 
 
 def coverage_rows(study: str, case: Case) -> Iterator[Row]:
-    """The share of what a build stores that faults are drawn in, where that is not all."""
+    """The share of a build's stored elements that faults reach, unless that is all of them."""
     stored = contents(case.subject.build.model)
     total = stored.elements + sum(stored.left_out.values())
     if stored.left_out:

@@ -25,7 +25,7 @@ SLICE, WORST = "slice_sqnr_db", "worst_slice_sqnr_db"
 # Operators that sort rows by score, and those behind which their order no longer matters.
 _SORTING = frozenset({"TopK", "NonMaxSuppression"})
 _COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU"})
-# Bytes that the stored outputs besides the first may take: fewer inputs are compared where they would take more.
+# Limit on the bytes of stored outputs besides the first; fewer inputs are compared if they would exceed it.
 _ROOM = 1 << 28
 _NAMED = 8  # runs of slices that are named
 
@@ -70,7 +70,7 @@ def slice_rows(case: Case, results: Mapping[str, JobResult], most: int) -> Itera
     Args:
         case: The case.
         results: The fidelity study's: ``golden`` and ``reference``; ``others`` and ``reference_others``, if there are any.
-        most: How many other outputs are compared.
+        most: Limit on the number of other outputs.
     """
     found = [_compared(case, case.output, results["golden"], results["reference"], 0, case.data.n)]
     names, left_out = other_outputs(case, most)
@@ -95,7 +95,7 @@ class _Output:
 
     Attributes:
         name: The output.
-        layout: How it is cut.
+        layout: Its slices.
         groups: Its groups' errors.
         agreement: For integers: the share of each input's values that are equal, float64 ``[n]``.
         seed: Seed of the resampling.
@@ -120,7 +120,7 @@ class _Output:
             yield from self._group_rows(group)
 
     def where(self, slices: Sequence[int]) -> dict[str, Any]:
-        """The condition of some slices: that of the whole output, where they are all of it."""
+        """Condition of some slices; that of the whole output if they are all of its slices."""
         if self.layout is None or self.layout.axis is None or len(slices) == self.layout.size:
             return {"output": self.name}
         return {"output": self.name, "axis": self.layout.axis, "slice": slices[0] if len(slices) == 1 else span(slices)}
@@ -158,7 +158,7 @@ class _Output:
 
 
 def _compared(case: Case, name: str, ours: JobResult, theirs: JobResult, index: int, n: int) -> _Output:
-    """An output against the reference's, in two passes over what is stored: one to find its groups, one to compare."""
+    """Compare an output with the reference's, in two passes over the stored arrays: one finds its groups, one compares."""
     got, wanted = stored(ours, "golden", index), stored(theirs, "golden", index)
     if got.shape != wanted.shape or len(got) != n:
         return _Output(name, reason=f"its shape {list(got.shape)} is not {n} rows like the reference's")
@@ -193,7 +193,7 @@ def _worst(found: Sequence[_Output], unordered: str) -> Row:
     figures = [ratio(group.signal, group.noise, output.seed, len(judged)) for output, group in judged]
     place = min(range(len(judged)), key=lambda index: figures[index].value)
     (output, worst), least = judged[place], figures[place]
-    # Each interval holds its group's ratio at the level of all together, so the least bounds hold the least ratio.
+    # The intervals hold jointly at the level, so their least bounds enclose the least ratio.
     figure = replace(least, low=min(one.low for one in figures), high=min(one.high for one in figures))
     part = in_words(output.where(worst.group.slices))
     return _ratio_row(WORST, figure, "{}", "; ".join([f"{part}: {output.describe(worst)}", *_levels(worst)]))
@@ -202,13 +202,13 @@ def _worst(found: Sequence[_Output], unordered: str) -> Row:
 def ratio(signal: Array, noise: Array, seed: int, among: int = 1) -> Estimate:
     """A signal-to-noise ratio in dB, with a bootstrap interval over inputs.
 
-    An infinite one, of equal outputs or of a build with numbers that are not finite, has none to either side.
+    An infinite ratio (equal outputs, or a build with values that are not finite) is exact.
 
     Args:
         signal: The signal of every input, float64 ``[n]``.
         noise: Its noise.
         seed: Seed of the resampling.
-        among: How many ratios it is the least of, or looked at with: their intervals hold together (Bonferroni).
+        among: Number of ratios whose intervals hold jointly (Bonferroni).
     """
     value = sqnr_db(signal, noise)
     if math.isinf(value):
@@ -253,7 +253,7 @@ def _many(count: int) -> str:
 
 
 def _sorted_rows(case: Case) -> str:
-    """The reason for which outputs are not compared place by place: rows sorted by score, which a rounding exchanges."""
+    """Reason not to compare outputs element by element: rows sorted by score, which rounding exchanges."""
     graph = read_proto(case.reference.build.model).graph
     made_by = {name: node for node in graph.node for name in node.output}
     waiting, seen = [case.output], set()

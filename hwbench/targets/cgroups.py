@@ -102,7 +102,7 @@ class Group:
         return usage
 
     def _met_its_cap(self) -> bool:
-        """Whether an allocation in the group failed because of its cap; true where the kernel does not tell."""
+        """True if an allocation in the group failed because of its cap, or if the kernel does not record it."""
         # version 1 counts failures in memory.failcnt, but not every kernel that has the file does
         return self.version == 1 or self._fields("memory.events").get("oom", 1) > 0
 

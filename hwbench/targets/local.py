@@ -59,7 +59,7 @@ class LocalTarget(Target):
         return {**os.environ, **NO_TELEMETRY, "PYTHONPATH": path}
 
     def programs(self) -> list[str]:
-        """What a worker runs or imports besides this interpreter, its packages and what the system has."""
+        """Paths that a worker runs or imports from, besides this interpreter, its packages and the system's folders."""
         return []
 
     def run(self, job: Job, folder: Path) -> JobResult:

@@ -1,4 +1,4 @@
-"""Repetition of workers that died: only a death that recurs, and that the fault-free build is spared, is an outcome."""
+"""Reruns of workers that died: a death is an outcome only if it recurs and the fault-free build then runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hwbench.worker.progress import Progress
 from hwbench.worker.protocol import CONTROL, PROGRESS_FILE, WORKER, Job, JobResult, JobStatus
 
 RERUNS = 2
-# A time-out that recurs once is not waited for again.
+# Time-outs after which a variant is not run again.
 _TIMEOUTS = 2
-# Part of the time limit within which the fault-free build must give its signs of life, for a time-out to be a fault's outcome.
+# A time-out is a fault's outcome only if the fault-free build reports progress within this share of the time limit.
 _WELL_WITHIN = 0.25
 
-# The end of a worker that used up the processor time of `hwbench.worker.patience`, which is a time-out, too.
+# The signal that ends a worker beyond the processor time of `hwbench.worker.patience`, which counts as a time-out.
 _OUT_OF_PATIENCE = "SIGPROF"
 
 Worker = Callable[[Sequence[str]], Ending]
 
 
 def run_whole(job: Job, folder: Path, worker: Worker) -> JobResult:
-    """Run a job without variants; a worker that dies is followed by another one, `RERUNS` times at most.
+    """Run a job without variants, with up to `RERUNS` further workers if one dies.
 
     Args:
         job: The job.
@@ -46,8 +46,9 @@ def run_whole(job: Job, folder: Path, worker: Worker) -> JobResult:
 class VariantRuns:
     """The workers of a job with variants, until every variant is finished or has failed.
 
-    A variant in which a worker dies runs again at once, alone, `RERUNS` times at most. If each of those workers dies and the
-    disturbance of a variant may be the reason, its control runs: if that ends well, the disturbance is what ended the workers.
+    A variant whose worker dies runs again at once, alone, up to `RERUNS` times. If each of these workers dies and the
+    disturbance of the variant may be the cause, its control, the fault-free build, runs: if that succeeds, the disturbance is
+    the cause.
 
     Args:
         job: The job.
@@ -61,7 +62,7 @@ class VariantRuns:
         self._failed: dict[str, tuple[JobStatus, str]] = {}
         self._caused: list[str] = []
         self._deaths: dict[str, list[Ending]] = {}
-        self._idle: list[Ending] = []  # deaths outside of a variant since the last one was finished
+        self._idle: list[Ending] = []  # deaths outside any variant since one was last finished
         self._data: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._ending = Ending("ok")
@@ -97,7 +98,7 @@ class VariantRuns:
         return [name for name in self._job.variants if name not in self._failed and name not in self._finished]
 
     def _run(self, variants: Sequence[str]) -> Ending:
-        """Run one worker, and take what it brings."""
+        """Run one worker, and collect its results."""
         self._ending = ending = self._worker(variants)
         self._finished = {**Progress.read(self._folder).finished, **ending.data.get("variants", {})}
         self._data = _merged(self._data, ending.data)
@@ -105,7 +106,7 @@ class VariantRuns:
         return ending
 
     def _alone(self, name: str, ending: Ending) -> None:
-        """Run a variant again in which a worker died."""
+        """Repeat, alone, a variant whose worker died."""
         deaths = self._deaths[name] = [ending]
         self._idle.clear()
         while _is_worth_another(deaths, self._job):
@@ -122,13 +123,13 @@ class VariantRuns:
         self._fail(name, deaths, self._other_cause(name, deaths) if self._job.control else _ADVICE[ending.status])
 
     def _fail(self, name: str, deaths: Sequence[Ending], other_cause: str) -> None:
-        """Record the death of a variant, and the cause where it is not its disturbance."""
+        """Record the death of a variant, and its cause unless that is the disturbance."""
         self._failed[name] = deaths[-1].status, _summary(deaths, other_cause)
         if not other_cause:
             self._caused.append(name)
 
     def _other_cause(self, name: str, deaths: Sequence[Ending]) -> str:
-        """The sign that not its disturbance is what ended a variant's workers; empty if there is none."""
+        """Evidence that something else than the disturbance ended a variant's workers; empty if there is none."""
         control = CONTROL + name
         ending = self._run([control])
         if ending.stopped:
@@ -141,7 +142,7 @@ class VariantRuns:
         return ""
 
     def _outside(self, ending: Ending, lost: Sequence[str], *, advanced: bool) -> None:
-        """Take a death outside of a variant: another worker goes on, unless some in a row came to nothing."""
+        """Record a death outside any variant; another worker continues, unless several in a row finished nothing."""
         self._deaths.setdefault(WORKER, []).append(ending)
         if advanced:
             self._idle.clear()
@@ -152,7 +153,7 @@ class VariantRuns:
             self._failed |= dict.fromkeys(lost, failure)
 
 
-# What to do about a death that is not an outcome.
+# Advice on deaths that are not outcomes.
 _ADVICE: Mapping[str, str] = {
     "crash": "unless the runtime itself crashes, find what ends processes on this machine, then run again",
     "error": "find what ends processes on this machine, then run again",
@@ -170,7 +171,7 @@ def _is_worth_another(deaths: Sequence[Ending], job: Job) -> bool:
 
 
 def _summary(deaths: Sequence[Ending], remark: str = "") -> str:
-    """Reasons of deaths, how often each, and then what the last worker wrote."""
+    """Reasons of deaths with their counts, then the output of the last worker."""
     reasons = [ending.reason for ending in deaths]
     counts = {reason: reasons.count(reason) for reason in reasons}
     said = ", ".join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counts.items())
@@ -185,7 +186,7 @@ def _recorded(deaths: Mapping[str, Sequence[Ending]]) -> dict[str, list[str]]:
 def _failures(
     ending: Ending, lost: Sequence[str], current: str | None, *, advanced: bool
 ) -> dict[str, tuple[JobStatus, str]]:
-    """The variants that have failed, of those that a worker left when it ended by itself or beyond its cap.
+    """Failures of variants that a worker left unfinished when it ended by itself or exceeded its cap.
 
     Args:
         ending: How the worker ended.
@@ -213,7 +214,7 @@ def _merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _highest(*usages: Mapping[str, Any]) -> dict[str, Any]:
-    """The accounts of several workers as one: the highest of every figure, the last of everything else."""
+    """Resource usage of several workers as one: the highest of every figure, the last of everything else."""
     merged: dict[str, Any] = {}
     for name, value in (item for usage in usages for item in usage.items()):
         merged[name] = max(merged[name], value) if name in merged and not isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What a worker may touch: its job's folder, read-only its job's files and the libraries; and its temporary folder.
+"""Rules of a worker's sandbox: it writes to its job's folder only, and reads its job's files and the libraries.
 
 The worker confines itself by these rules before it imports anything but the standard library (see `hwbench.worker.sandbox`).
 """
@@ -21,7 +21,7 @@ from hwbench.worker.sandbox import support
 
 SCRATCH = "scratch"
 TRUSTED = "none: --trust-profile"
-# Where systems keep programs and libraries, what a loader, a C library or a driver reads of a machine, and what it writes to.
+# Folders of programs and libraries; files that a loader, a C library or a driver reads; devices that it writes to.
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/run/opengl-driver")
 _READABLE = ("/etc", "/proc", "/sys", "/dev/random", "/dev/urandom")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
@@ -31,23 +31,23 @@ _CACHES = ("XDG_CACHE_HOME", "MPLCONFIGDIR", "CUDA_CACHE_PATH", "NUMBA_CACHE_DIR
 
 
 def describe(sandboxed: bool = True) -> str:
-    """What workers on this machine are confined by, as results and ``run.json`` record it.
+    """Describe the confinement of workers on this machine, as results and ``run.json`` record it.
 
     Args:
-        sandboxed: False where the machine's owner has switched the sandbox off.
+        sandboxed: False if the machine's owner has switched the sandbox off.
     """
     return str(support()) if sandboxed else TRUSTED
 
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[dict[str, str]]:
-    """A folder for the temporary files of a worker and the caches of its libraries, removed with what a killed worker left.
+    """A folder for the temporary files of a worker and the caches of its libraries, removed even if the worker is killed.
 
     Args:
         folder: The job's folder, in which it is made.
 
     Returns:
-        The variables that name it to a worker.
+        The environment variables that give a worker its path.
     """
     place = folder / SCRATCH
     shutil.rmtree(place, ignore_errors=True)  # of a parent that was killed
@@ -59,10 +59,10 @@ def scratch(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def compile_code(job: Job) -> None:
-    """Compile the modules of hwbench, of the job's backend and of its runtime that nobody has compiled yet.
+    """Compile the modules of hwbench, of the job's backend and of its runtime that are not compiled yet.
 
-    A worker may not keep what it compiles: it would compile anew each time, which takes time and memory. A backend that this
-    process has not imported is left as it is.
+    A worker cannot store compiled modules, and would compile them each time, which takes time and memory. A backend that this
+    process has not imported is skipped.
     """
     module, _, name = job.backend.partition(":")
     runtime = getattr(getattr(sys.modules.get(module), name, None), "runtime", "")
@@ -81,12 +81,12 @@ def _compile_package(package: str) -> None:
 
 
 def rules(job: Job, folder: Path, programs: Iterable[str] = ()) -> dict[str, list[str]]:
-    """What the worker of a job may do with which paths: the argument of `hwbench.worker.sandbox.enter`.
+    """Paths that a job's worker may use, by access: the argument of `hwbench.worker.sandbox.enter`.
 
     Args:
         job: The job.
         folder: Its folder.
-        programs: What else it runs or imports: an emulator, a system root.
+        programs: Further paths that it runs or imports from: an emulator, a system root.
     """
     gpus = [str(path) for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern)]
     shared = ["/dev/shm"] if gpus else []  # noqa: S108  CUDA's shared memory
@@ -99,7 +99,7 @@ def rules(job: Job, folder: Path, programs: Iterable[str] = ()) -> dict[str, lis
 
 
 def code_folders(*references: str) -> set[str]:
-    """Where the system, this interpreter and some modules have their programs and libraries; a worker cannot write there.
+    """Folders of programs and libraries of the system, this interpreter and some modules; a worker cannot write there.
 
     Args:
         references: ``module:name`` of what a worker imports; a backend, for example.
@@ -108,7 +108,7 @@ def code_folders(*references: str) -> set[str]:
 
 
 def _interpreter() -> Iterator[str]:
-    """Where this interpreter, its packages and the loader's libraries are."""
+    """Folders of this interpreter, its packages and the loader's libraries."""
     yield from (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
     yield str(Path(sys.executable).parent)
     yield str(Path(sys.executable).resolve().parent)
@@ -117,7 +117,7 @@ def _interpreter() -> Iterator[str]:
 
 
 def _packages(references: Iterable[str]) -> Iterator[str]:
-    """The package hwbench and those of modules: an editable installation may have them elsewhere."""
+    """Folders of hwbench and of the modules' packages, which an editable installation may have elsewhere."""
     yield str(Path(hwbench.__file__).parent)
     for reference in references:
         spec = find_spec(reference.partition(":")[0].partition(".")[0]) if reference else None
@@ -126,7 +126,7 @@ def _packages(references: Iterable[str]) -> Iterator[str]:
 
 
 def _names_of_threads(gpus: Iterable[str]) -> Iterator[str]:
-    """Where CUDA writes the names of its threads; it does not start without. A child of the worker has another number.
+    """Folder below which CUDA must write its threads' names: all of ``/proc``, as child processes have other numbers.
 
     See NVIDIA/OpenShell, issue 1486.
     """

@@ -1,4 +1,4 @@
-"""How hwbench and Dask reach each other: addresses, TLS from one folder, and the warning about plain text."""
+"""Transport between hwbench and Dask: addresses, TLS from one folder, and the warning about unencrypted connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r"(tcp|tls)://(\[[^\]\s]+\]|[^\s:\[\]]+):(\d+)")
 
 @dataclass(frozen=True)
 class Address:
-    """A scheduler's address, taken apart.
+    """The parts of a scheduler's address.
 
     Attributes:
         scheme: ``"tcp"`` or ``"tls"``.
@@ -34,10 +34,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Take an address apart.
+        """Parse an address.
 
         Raises:
-            InputError: It is not one.
+            InputError: The text is not an address.
         """
         match = _ADDRESS.fullmatch(text)
         if match is None:
@@ -48,7 +48,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True if nothing outside this machine can be behind the host's name."""
+        """True if the host's name resolves to loopback addresses only."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError:
@@ -56,7 +56,7 @@ class Address:
         return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
     def local(self) -> str:
-        """The address of this machine's interface from which the host is reached.
+        """The address of this machine's interface on the route to the host.
 
         Raises:
             InputError: There is no route to it.
@@ -72,7 +72,7 @@ class Address:
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What one side of an encrypted connection needs.
+    """Files of one side of an encrypted connection.
 
     Attributes:
         ca: The authority that signed both sides' certificates.
@@ -98,19 +98,19 @@ class TlsFiles:
         return cls(*files)
 
     def security(self) -> Any:
-        """Dask's form of it, for a client."""
+        """These files as Dask's settings for a client."""
         from distributed.security import Security
 
         files = {"tls_ca_file": self.ca, "tls_client_cert": self.certificate, "tls_client_key": self.key}
         return Security(require_encryption=True, **{name: str(file) for name, file in files.items()})
 
     def flags(self) -> list[str]:
-        """The flags of Dask's own programs."""
+        """These files as flags of Dask's programs."""
         return ["--tls-ca-file", str(self.ca), "--tls-cert", str(self.certificate), "--tls-key", str(self.key)]
 
 
 def check_transport(scheduler: str, tls: str) -> tuple[Address, TlsFiles | None]:
-    """Check how a scheduler is reached; a warning is logged if others can listen in, or take part.
+    """Check the address and certificates of a scheduler; log a warning if the connection is open to others.
 
     Args:
         scheduler: Its address.

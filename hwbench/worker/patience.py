@@ -7,16 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# A faulty run may take so many times the processor time of the fault-free one, and so many seconds more. Many times: numbers
-# next to zero are slow, and slow is no outcome.
+# A faulty run may take this many times the processor time of the fault-free one, and this many seconds more. The factor is
+# large because denormal numbers are slow, and slowness is not an outcome.
 _TIMES, _GRACE_S = 100, 5.0
 
 
 class Patience:
-    """Knows the processor time that fault-free work takes, and ends this process where faulty work takes far more.
+    """Measures the processor time of fault-free work, and ends this process if faulty work takes far more.
 
-    The kernel's timer counts all threads, so that neither other processes nor a suspended machine use it up. It ends the
-    process by SIGPROF, as a crash would: the worker's parent then counts that as it counts other deaths.
+    The kernel's timer counts the processor time of all threads; other processes or a suspended machine do not count. It ends
+    the process by SIGPROF, as a crash would: the worker's parent counts that as any other death.
     """
 
     def __init__(self) -> None:
@@ -24,17 +24,17 @@ class Patience:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Work without a fault; the longest decides."""
+        """Context of work without a fault; the longest sets the limit."""
         start = time.process_time()
         yield
         self._fault_free_s = max(self._fault_free_s, time.process_time() - start)
 
     @contextmanager
     def limited(self, share: float = 1.0) -> Iterator[None]:
-        """Work with a fault.
+        """Context of work with a fault.
 
         Args:
-            share: How much of it there is, relative to the work that was measured.
+            share: Its amount, relative to the measured work.
         """
         signal.setitimer(signal.ITIMER_PROF, _TIMES * self._fault_free_s * max(share, 1.0) + _GRACE_S)
         try:

@@ -48,7 +48,7 @@ Variant = Mapping[str, Any]
 ErrorBits = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 WEIGHT_KINDS = frozenset({"bit_errors", "memory_errors", "faults", "weight_noise"})
-# Those that may make the runtime itself crash or run without end; noise does not change what a build computes with.
+# Kinds that may make the runtime itself crash or loop; noise only changes values.
 FAULT_KINDS = frozenset({"bit_errors", "memory_errors", "faults"})
 RATE_KINDS = frozenset({"bit_errors", "memory_errors"})
 INPUT_KINDS = frozenset({"gaussian_input", "impulse_input"})
@@ -60,7 +60,7 @@ _QUANTIZATION_PARAMETERS = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2)
 
 @dataclass(frozen=True)
 class Changes:
-    """What a variant makes of a build's stored numbers.
+    """Changes by a variant to a build's stored numbers.
 
     Attributes:
         tensors: New content of those that differ from the build's own.

@@ -25,9 +25,9 @@ DONE_FILE = "done.json"
 # In the data of a job that ended in error: what the user gave was refused, rather than something broken.
 REFUSED = "refused"
 PROGRESS_FILE = "progress.jsonl"
-# What stands before a variant's name in the name of its control: the same variant without its disturbance.
+# Prefix of the name of a variant's control, the same variant without its disturbance.
 CONTROL = "control of "
-# The least time between two signs of life, in seconds.
+# The least time between two progress records, in seconds.
 _BEAT_S = 1.0
 # Detail of a job that ended because its `Limits.stop_s` was over, with nothing to show for it.
 STOPPED = "ended by the run's budget"
@@ -46,7 +46,7 @@ _OUT_OF_MEMORY = (
 )
 
 JobStatus = Literal["ok", "error", "unavailable", "timeout", "oom", "crash"]
-# Ends of a worker that did not end by itself.
+# Statuses of a worker that did not end by itself.
 DEATHS: tuple[JobStatus, ...] = ("crash", "timeout", "oom")
 # In `JobResult.deaths`: the job as a whole, or what is between its variants.
 WORKER = "worker"
@@ -174,7 +174,7 @@ class JobResult:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job need not run again when the run is resumed: it is complete, and nothing else ended its workers."""
+        """True if a resumed run need not repeat the job: it is complete, and nothing else ended its workers."""
         died = any(status in DEATHS for status, _ in self.unexplained.values())
         return self.ok and not self.unfinished and not died
 
@@ -279,7 +279,7 @@ class ProtocolError(HwbenchError):
 
 
 def _is_result(path: Path) -> bool:
-    """True for files that the task wrote; the others are what parent and worker say to each other, and logs."""
+    """True for files that the task wrote; the others are logs and messages between parent and worker."""
     talk = {JOB_FILE, RESULT_FILE, DONE_FILE, PROGRESS_FILE}
     return path.is_file() and path.name not in talk and path.suffix != ".log" and not path.name.startswith(".")
 

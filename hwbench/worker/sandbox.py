@@ -1,7 +1,7 @@
 """Confinement of a worker by the kernel: Landlock for files, TCP and signals, seccomp for sockets. Standard library only.
 
 ``python -m hwbench.worker.sandbox FOLDER [PARENT]`` enters the sandbox that the job file in FOLDER describes and does the job;
-``... FOLDER --exec COMMAND`` becomes a command instead: QEMU's user mode passes none of these system calls on.
+``... FOLDER --exec COMMAND`` executes a command instead: QEMU's user mode passes none of these system calls on.
 
 The calls are made through ctypes: a worker has the standard library, numpy, onnx and one runtime, and the package ``landlock``
 knows neither the rules for TCP nor those for signals. Sources: Linux, Documentation/userspace-api/landlock.rst, seccomp(2).
@@ -28,19 +28,19 @@ _QUERY_VERSION = 1
 _PATH_BENEATH = 1
 _NO_NEW_PRIVS = 38
 _CAPABILITIES_3 = 0x20080522
-# What root keeps of its capabilities: to read files of others, and to lock memory, as drivers do.
+# Capabilities that root keeps: to read files of others, and to lock memory, as drivers do.
 _KEPT = 1 << 1 | 1 << 2 | 1 << 14  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_IPC_LOCK
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
 _MAKE_DIR, _MAKE_REG, _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 7, 1 << 8, 1 << 13, 1 << 14, 1 << 15
 _READ, _WRITE = _READ_FILE | _READ_DIR, _WRITE_FILE | _TRUNCATE
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # a rule on a file may name no others
-# Rights on files that the kernel knows, by the first version of its interface that has them.
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # all rights that a rule on a file may have
+# Rights on files, by the first version of the kernel's interface that has them.
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
 _TCP = {4: 0b11}  # bind and connect
 _SCOPES = {6: 0b11}  # abstract unix sockets and signals
 
-# What each list of a job's rules grants. No links, pipes or sockets: the parent opens files in the job's folder.
+# Rights that each list of a job's rules grants. No links, pipes or sockets: the parent opens files in the job's folder.
 _GRANTS = {
     "run": _READ | _EXECUTE,
     "read": _READ,
@@ -73,7 +73,7 @@ _LOAD, _IF_EQUAL, _IF_ABOVE, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 @dataclass(frozen=True)
 class Support:
-    """What the kernel can enforce for an ordinary user.
+    """Confinement that the kernel offers to an ordinary user.
 
     Attributes:
         abi: Version of Landlock's interface; 0 without it.
@@ -94,7 +94,7 @@ class Support:
 
 
 def support() -> Support:
-    """Ask the kernel; nothing is restricted by that."""
+    """Query the kernel; this restricts nothing."""
     libc = _libc()
     abi = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_QUERY_VERSION))
     reason = ""
@@ -110,7 +110,7 @@ def enter(rules: dict[str, list[str]]) -> None:
     """Confine this process, which must have one thread, and all that it starts.
 
     Args:
-        rules: Paths by what may be done with them and with what is beneath them: ``run`` (read and execute), ``read``,
+        rules: Paths by the access allowed to them and to all beneath them: ``run`` (read and execute), ``read``,
             ``update`` (read and write, make nothing; devices), ``own`` (read and write, make and remove). A path that does not
             exist is left out.
 
@@ -128,7 +128,7 @@ def enter(rules: dict[str, list[str]]) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Leave root what reading files takes: no rule on files keeps it from loading modules or setting the clock."""
+    """Drop root's capabilities except those to read files: rules on files do not prevent loading kernel modules."""
     header, sets = struct.pack("=Ii", _CAPABILITIES_3, 0), ctypes.create_string_buffer(24)
     _call(_libc().capget(header, sets), "to name the capabilities")
     effective, permitted, *_ = struct.unpack("=6I", sets.raw)
@@ -162,7 +162,7 @@ def _opened(rules: dict[str, list[str]]) -> Iterator[tuple[int, int]]:
 
 
 def _refuse_sockets(numbers: _Numbers) -> None:
-    """Have ``socket`` fail with EACCES, whatever its kind, in this process and all that it starts; ``socketpair`` works."""
+    """Make ``socket`` fail with EACCES, whatever its kind, in this process and its children; ``socketpair`` works."""
     program = [
         (_LOAD, 0, 0, 4),  # the architecture; another one has other numbers
         (_IF_EQUAL, 0, 5, numbers.audit),
@@ -200,7 +200,7 @@ def _call(returned: int, subject: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Enter the sandbox and do the job, or become a command that does it.
+    """Enter the sandbox, then do the job or execute a command that does it.
 
     Args:
         arguments: The job's folder; then the parent's process id, or ``--exec`` and a command.
@@ -211,7 +211,7 @@ def main(arguments: list[str]) -> int:
         enter(rules)
     if arguments[1:2] == ["--exec"]:
         os.execv(arguments[2], arguments[2:])  # noqa: S606  no shell
-    # Not before: numpy starts threads when it is imported, and what confines this thread would not confine them.
+    # Imported only here: numpy starts threads when imported, and a sandbox entered later would not confine them.
     from hwbench.worker.__main__ import main as work
 
     return work(arguments)

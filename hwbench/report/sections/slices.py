@@ -16,7 +16,7 @@ _LISTED = 12
 
 
 def section(view: View) -> Section | None:
-    """Each profile's parts, worst first; None where outputs are of one range and labels judge them."""
+    """Each profile's parts, worst first; None if all outputs have one range and the data have labels."""
     parts = {profile: _parts(view, profile) for profile in view.profiles}
     several = any(sum(_is_whole(view, row) for row in rows) > 1 for rows in parts.values())
     if not any(parts.values()) or not (view.is_unlabeled or several):
