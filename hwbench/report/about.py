@@ -132,7 +132,7 @@ def data_facts(view: View) -> list[tuple[str, str]]:
         ("Samples", data.get("n")),
         ("Labels", {True: data.get("label_note") or "yes", False: _UNLABELED}.get(data.get("labels"))),  # type: ignore[arg-type]  # a missing key gives None
         ("Classes", data.get("classes")),
-        ("Calibration", ". ".join(str(part) for part in (counted, given.get("note")) if part)),
+        ("Calibration", "; ".join(str(part) for part in (counted, given.get("note")) if part)),
     )
 
 

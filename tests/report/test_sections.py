@@ -150,7 +150,7 @@ def test_facts_name_data_host_and_calibration(run, table, verdicts):
     view = View(run, table, verdicts)
     assert (
         dict(data_facts(view))["Calibration"]
-        == "256 samples from digits.npz. from the evaluation inputs, without labels"
+        == "256 samples from digits.npz; from the evaluation inputs, without labels"
     )
     assert dict(host_facts(view))["Started"] == "2026-11-22 14:36:05 UTC"
     assert dict(host_facts(view))["Sandbox of the workers"].startswith("Landlock ABI 7")
