@@ -594,7 +594,7 @@ def test_what_data_or_task_cannot_give_is_refused_before_anything_runs(
         ),
         (
             {"ci_half_width": 1e-4},
-            r"ci_half_width = 0.0001: this takes [\d,]+ trials, .*; give a wider one, or a number of",
+            r"ci_half_width = 0.0001: [\d,]+ trials are needed, .*; give a wider one, or a number of",
         ),
     ],
 )
