@@ -406,6 +406,9 @@ def test_a_class_map_gives_folders_their_numbers(tmp_path, pictures, classes, la
         ),
         (("labels.json", "[1, 2]"), "must hold a list of names"),
         (("labels.json", "[" * 100_000), "is not JSON"),
+        (("labels.json", "[" + "9" * 5000 + "]"), "is not JSON"),
+        (("labels.json", '{"' + "9" * 5000 + '": "cat"}'), "must hold a list of names"),
+        (("labels.json", '{"cat": 100000000000000000000}'), "must hold a list of names"),
         (("absent", None), "no such labels file"),
     ],
 )

@@ -12,6 +12,7 @@ from hwbench.errors import DataError
 from hwbench.files import require_file
 
 _MAX_BYTES = 16 << 20
+_DIGITS = 18  # of a class number, an int64
 _SEPARATORS = re.compile(r"[,\t]")
 
 
@@ -74,17 +75,19 @@ def _names(line: str) -> set[str]:
 def _from_json(path: Path, text: str, origin: str) -> list[tuple[str, int]]:
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # beside JSON's own: integers of thousands of digits
         raise DataError(f"{origin}: the labels file {path} is not JSON: {error}") from None
     pairs: list[tuple[Any, Any]] = list(enumerate(content)) if isinstance(content, list) else []
     if isinstance(content, dict):
         pairs = [
-            (value, name) if isinstance(value, int) else (int(name) if name.isdecimal() else name, value)
+            (value, name)
+            if isinstance(value, int)
+            else (int(name) if name.isdecimal() and len(name) <= _DIGITS else name, value)
             for name, value in content.items()
         ]
     found = [(name, number) for number, value in pairs for name in (value if isinstance(value, list) else [value])]
     if not found or not all(
-        isinstance(name, str) and isinstance(number, int) and number >= 0 for name, number in found
+        isinstance(name, str) and isinstance(number, int) and 0 <= number < 10**_DIGITS for name, number in found
     ):
         raise DataError(
             f"{origin}: the labels file {path} must hold a list of names, or an object of names and class numbers"
