@@ -76,8 +76,7 @@ class Recipe:
             "recipe": _RECIPE,
             "model": self.model.sha256,
             "precision": self.asked,
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            **self._axes,
+            **self._dimensions,
             "calibration": self.calibration.key if self.calibration else None,
             "versions": quantizer_versions(self.precision),
             "pins": [MAX_IR_VERSION, MAX_OPSET],
@@ -85,8 +84,9 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def _axes(self) -> dict[str, Any]:
-        return {"batch_axes": dict(self.model.batch_axes)} if self.model.batch_axes else {}
+    def _dimensions(self) -> dict[str, Any]:
+        axes = {"batch_axes": dict(self.model.batch_axes)} if self.model.batch_axes else {}
+        return {"shapes": {name: list(shape) for name, shape in self.shapes.items()}, **axes}
 
     def job(self) -> Job:
         """The job that makes the build's file."""
@@ -98,8 +98,7 @@ class Recipe:
             params={
                 "model": model,
                 "precision": self.precision.model_dump(mode="json"),
-                "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-                **self._axes,
+                **self._dimensions,
                 "calibration": calibration,
             },
             identity={"model": self.model.sha256, "calibration": self.calibration.key if self.calibration else ""},
@@ -202,7 +201,7 @@ def make_build(
                 made = _make(recipe, making, run_job)
                 _copy(made, placed)
                 _publish(made, kept)
-        _name_sources(placed / MANIFEST, recipe)
+        _write_manifest(placed / MANIFEST, read_sealed(placed / MANIFEST), recipe)
         _publish(placed, folder)
     if problem := damage(folder, recipe):  # only where another process made it meanwhile
         raise RunDirectoryError(f"{folder}: {problem}")
@@ -313,15 +312,8 @@ def _make(recipe: Recipe, work: Path, run_job: Callable[[Job, Path], JobResult])
     for file in sorted(result.folder.glob(f"{MODEL_FILE}*")):
         files[file.name] = {"sha256": file_sha256(file), "bytes": file.stat().st_size}
         file.rename(made / file.name)
-    manifest = {
-        **_stated(recipe),
-        "model": {"file": recipe.model.path.name, "sha256": recipe.model.sha256},
-        "calibration": _calibration(recipe),
-        "contents": result.data["contents"],
-        "sha256": _whole(files),
-        "files": files,
-    }
-    (made / MANIFEST).write_text(json.dumps(sealed(manifest), indent=2))
+    manifest = {**_stated(recipe), "contents": result.data["contents"], "sha256": _whole(files), "files": files}
+    _write_manifest(made / MANIFEST, manifest, recipe)
     return made
 
 
@@ -339,12 +331,11 @@ def _calibration(recipe: Recipe) -> dict[str, Any] | None:
     return {"source": recipe.calibration.source, "n": used, "note": recipe.calibration_note}
 
 
-def _name_sources(file: Path, recipe: Recipe) -> None:
-    """Update source names in a manifest copied from the cache."""
-    manifest = read_sealed(file)
-    manifest["model"] = {"file": recipe.model.path.name, "sha256": recipe.model.sha256}
-    manifest["calibration"] = _calibration(recipe)
-    file.write_text(json.dumps(sealed(manifest), indent=2), encoding="utf-8")
+def _write_manifest(file: Path, manifest: Mapping[str, Any], recipe: Recipe) -> None:
+    """Write a manifest with the names of the recipe's sources: one from the cache may have those of equal ones."""
+    model = {"file": recipe.model.path.name, "sha256": recipe.model.sha256}
+    content = {**manifest, "model": model, "calibration": _calibration(recipe)}
+    file.write_text(json.dumps(sealed(content), indent=2), encoding="utf-8")
 
 
 def _publish(made: Path, place: Path) -> None:

@@ -113,6 +113,17 @@ def calibrate(source: Path, feeds: CalibrationFeeds, method: str, percentile: fl
     return Calibrated(file, kept, _touching(source, kept) if kept else ())
 
 
+def calibration_method(name: str) -> Any:
+    """A profile's calibration method as ONNX Runtime's ``CalibrationMethod``."""
+    from onnxruntime.quantization import CalibrationMethod
+
+    return {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[name]
+
+
 def _collected(
     source: Path,
     scratch: Path,
@@ -127,17 +138,13 @@ def _collected(
     The entropy method defaults to 128 bins for 128 levels, which leaves a single candidate, the range of minmax; ``options``
     sets more bins.
     """
-    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from onnxruntime.quantization import create_calibrator
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-    kinds = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
+    kind = calibration_method(method)
     operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
     calibrator = create_calibrator(
-        source, operators, str(scratch), kinds[method], use_external_data_format=large, extra_options=dict(options)
+        source, operators, str(scratch), kind, use_external_data_format=large, extra_options=dict(options)
     )
     if without:
         calibrator.tensors_to_calibrate = set(calibrator.tensors_to_calibrate) - set(without)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnx_ir.passes import common
 
 from hwbench.backend import BatchAxes
-from hwbench.calibration import RANGES, CalibrationFeeds, calibrate
+from hwbench.calibration import RANGES, CalibrationFeeds, calibrate, calibration_method
 from hwbench.errors import UnavailableError, UnsupportedError
 from hwbench.graph import asked_precisions
 from hwbench.model import normalize, read_proto, save
@@ -196,14 +196,9 @@ def _require_few_outputs(source: Path) -> None:
 
 
 def _int8_static(source: Path, target: Path, precision: Precision, feeds: CalibrationFeeds) -> Mapping[str, str]:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     kinds = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
     method = precision.calibration.method
     _require_few_outputs(source)
     with _quiet():
@@ -216,7 +211,7 @@ def _int8_static(source: Path, target: Path, precision: Precision, feeds: Calibr
             reduce_range=precision.reduce_range,
             activation_type=kinds[precision.activations],
             weight_type=kinds[precision.weights],
-            calibrate_method=methods[method],
+            calibrate_method=calibration_method(method),
             calibration_cache_path=calibrated.file,
             nodes_to_exclude=list(calibrated.nodes),
             use_external_data_format=_is_large(source),
