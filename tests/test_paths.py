@@ -125,7 +125,7 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_runs(tmp_path, digit
     given = placed(tmp_path / "in", digits) | {"out": str(tmp_path / "run")}
     odd = str(tmp_path / NOT_UTF8 / "in")
     given[what] = placed(Path(odd), digits)[what] if what != "out" else odd + "/run"
-    with pytest.raises(InputError, match=r"caf\\xe9.*: its name is not UTF-8; rename it"):
+    with pytest.raises(InputError, match=r"caf\\xe9.*: its name is not UTF-8 here; rename it"):
         hwbench.run(
             given["model"], data=given["data"], profiles=[given["profile"]], studies=["coverage"], out=given["out"]
         )

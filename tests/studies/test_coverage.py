@@ -96,6 +96,7 @@ def test_bfloat16_behind_a_float32_build_is_seen(tmp_path):
         tmp_path / "fp32.onnx",
         data=tmp_path / "data.npz",
         profiles=[str(tmp_path / "hinted.toml")],
+        trust_profile=True,  # the option that asks for a precision by itself is on no allowlist
         studies=["coverage"],
         out=tmp_path / "run",
     )

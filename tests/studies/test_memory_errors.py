@@ -266,7 +266,7 @@ def test_a_users_table_is_kept_with_the_settings(tmp_path):
         ({"voltages": [0.9, 0.5]}, r"memory_errors\.voltages: no bit error rate .* 0\.5: the table covers 0\.75 to 1"),
         ({"table": [[1, 0]]}, r"memory_errors\.table: .*two points or more"),
         ({"table": [[1, 0.1], [0.9, 0]]}, r"memory_errors\.table: voltage table: point 1: the rate 0\.1 at 1 is above"),
-        ({"table": "nowhere.csv"}, r"nowhere\.csv: not a readable CSV file"),
+        ({"table": "nowhere.csv"}, r"nowhere\.csv: cannot be read: No such file"),
         ({"protections": [["hamming"]]}, r"memory_errors\.protections: unknown protection 'hamming'"),
         ({"protections": [[SECDED, "sign_exponent_duplication"]]}, "has to come first"),
     ],

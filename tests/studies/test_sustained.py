@@ -93,6 +93,7 @@ def test_a_quota_stepped_down_half_way_is_seen_as_throttling(make_case, tmp_path
         {"intra_op_threads": 1},
         Limits(cpu_quota=1.5),
         exclusive=True,
+        files=(str(demo.MODEL), str(inputs)),
     )
     ended = threading.Event()
     stepper = threading.Thread(target=step_down, args=(tmp_path, ended), daemon=True)
