@@ -24,7 +24,7 @@ SPEC = 'model = "m.onnx"\nprofiles = ["cpu-fp32"]\n[data]\nsource = "d.npz"\n'
         ('a = "x\\u0000"', "NUL"),
         ('"x\\u0000" = 1', "NUL"),
         ("a = 2020-13-45", "not valid TOML"),
-        ("#" * (1 << 21), "longer than 1 MiB"),
+        ("#" * (1 << 21), "longer than the limit of 1 MiB"),
         ("\ufeffa = 1", "not valid TOML"),
         ("a = 1\na = 2", "not valid TOML"),
     ],
