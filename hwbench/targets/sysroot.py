@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -251,7 +251,7 @@ def _download_wheels(pins: Pins, folder: Path, work: Path, tell: Callable[[str],
 
 
 def _pip(command: str, pins: Pins, requirements: Path, *arguments: object) -> None:
-    if find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # setuptools' own finder warns about distutils here
         raise UnavailableError(
             "installing a system root needs pip in this environment", f"{sys.executable} -m ensurepip"
         )
