@@ -274,6 +274,10 @@ def _from_cache(recipe: Recipe, kept: Path, placed: Path, say: Callable[[str], N
             _copy(kept, placed)
         except (FileNotFoundError, DamagedError):
             problem = "it was removed in the meantime"
+        except PermissionError as error:
+            if not Path(error.filename).is_relative_to(kept):
+                raise
+            problem = f"it cannot be read: {error.strerror}"
         problem = problem or damage(placed, recipe)
         if not problem:
             return True
