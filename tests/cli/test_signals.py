@@ -32,6 +32,12 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def heed_signals() -> None:
+    """Undo what nohup, or a shell that starts the tests in the background, makes their processes ignore."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a command with a build cache of its own, in which nothing is made yet."""
@@ -42,7 +48,11 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         env = {**os.environ, "PYTHONPATH": path, "HWBENCH_CACHE": str(tmp_path / "cache")}
         command = [sys.executable, "-m", "hwbench", *map(str, arguments)]
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=tmp_path))
+        started.append(
+            subprocess.Popen(
+                command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=tmp_path, preexec_fn=heed_signals
+            )
+        )
         return started[-1]
 
     yield start
