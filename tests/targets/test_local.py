@@ -174,6 +174,8 @@ def test_worker_dies_with_its_parent(tmp_path, number):
             [sys.executable, "-c", code, str(tmp_path / "job")],
             stderr=stderr,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            # A shell that runs the tests in the background makes their processes ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     pid = pid_in(tmp_path / "job")
     parent.send_signal(number)
