@@ -6,6 +6,7 @@ take ``tls://``.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
@@ -63,10 +64,16 @@ class Cluster:
             security = files.security() if files else None
             self.client = Client(address, timeout=CONNECT_S, set_as_default=False, name="hwbench", security=security)
         except (OSError, ValueError, TypeError) as error:  # ValueError, TypeError: TLS is not, or wrongly, configured
-            hint = "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out"
-            if address.startswith("tls:"):
-                hint += "; name the folder of its certificates with --tls"
-            raise UnavailableError(f"no Dask scheduler answers at {address}: {error}", hint) from None
+            reason = str(error)
+        else:
+            return
+        # Dask closes the client that failed when it is collected; where that happens while Dask holds a lock of its own, it
+        # waits for itself. So it is collected now, when neither the exception nor its traceback refers to it any more.
+        gc.collect()
+        hint = "start one with: dask scheduler; its workers with: dask worker ADDRESS; or leave the scheduler out"
+        if address.startswith("tls:"):
+            hint += "; name the folder of its certificates with --tls"
+        raise UnavailableError(f"no Dask scheduler answers at {address}: {reason}", hint)
 
     def close(self) -> None:
         """Part from the scheduler."""
