@@ -46,7 +46,7 @@ specs = st.fixed_dictionaries(
         "studies": st.none() | st.lists(st.text()),
         "task": st.sampled_from([None, "classification", "regression", "embedding"]),
         "batch": st.integers(1, 2**20),
-        "seed": st.integers(0, 2**63),
+        "seed": st.integers(0, 2**63 - 1),
         "timeout_s": st.floats(1e-3, 1e6),
         "jobs": st.integers(1, 64),
         "settings": st.dictionaries(st.text(), st.dictionaries(st.text(), st.integers() | st.text() | st.booleans())),
