@@ -527,7 +527,8 @@ def test_the_value_of_an_input_without_a_batch_may_be_in_the_specification(tmp_p
     for changes, message in (
         ({"constants": {}}, "for an input that is the same for all samples, set data.constants"),
         ({"constants": {"rate": [8000]}}, r"shape \[1\], the model takes \[\]"),
-        ({"constants": {"rate": 0.5}}, "float64, the model takes int64"),
+        ({"constants": {"rate": 0.5}}, "0.5 is not an integer, and the model takes int64"),
+        ({"constants": {"rate": 2**63}}, "9223372036854775808 does not fit int64"),
         ({"constants": {"rte": 8000}}, "unknown input in data.constants 'rte'. Did you mean 'rate'"),
         ({"constants": {"rate": 8000, "state": 0}}, "the model's input has a batch axis"),
     ):

@@ -203,11 +203,8 @@ def _constant(spec: TensorLike, source: Source, constant: Collection[str]) -> Ar
     want = spec.shape[1:]
     if len(want) != value.ndim or any(a not in (None, b) for a, b in zip(want, value.shape, strict=True)):
         raise DataError(f"{where}: shape {list(value.shape)}, the model takes {list(want)}")
-    if value.dtype.kind == "f" and np.dtype(spec.dtype).kind == "f":
-        return value.astype(spec.dtype)
-    if value.dtype.kind in "iub" and np.dtype(spec.dtype).kind in "fiub":
-        return value.astype(spec.dtype)
-    raise DataError(f"{where}: {value.dtype}, the model takes {spec.dtype}")
+    cast: Array = _Cast(np.dtype(spec.dtype), loose=True, scaled=False)(value[np.newaxis], where, 0)[0]
+    return np.asarray(cast)
 
 
 @dataclass(frozen=True)
